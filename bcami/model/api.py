@@ -1,0 +1,73 @@
+"""What a gateway answers to machines, as msgpack (the JSON forms are in bcami/gateway)."""
+
+from typing import Annotated, Final
+
+import msgspec
+
+from bcami.codec import Codec
+from bcami.model.block import PROOF_HASHES_MAX, BlockCertificate, Header
+from bcami.model.chain import BlockBundle
+from bcami.model.ids import U32, U63, Hash
+from bcami.model.reasons import Reason
+from bcami.model.transaction import Transaction
+from bcami.units import MIB
+
+SUBMIT_TRANSACTIONS_MAX: Final = 2000
+SUBMIT_BYTES_MAX: Final = 4 * MIB
+
+COMMITTED: Final = "committed"
+"""A receipt is there; the reason tells `valid` or why it was rejected."""
+REFUSED: Final = "refused"
+"""Refused before ordering: no outcome, may be asked again (protocol 3.5)."""
+UNKNOWN: Final = "unknown"
+"""Accepted, no receipt within the time: ask again with the same bytes."""
+
+
+class SubmitResult(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to one submitted transaction."""
+
+    transaction_id: Hash
+    status: str
+    reason: Reason | None
+    height: U63
+    """Block of the outcome; 0 without a receipt."""
+    index: U32
+    path: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=PROOF_HASHES_MAX)]
+    retry_after_ms: U63 = 0
+
+
+class CertifiedHeader(msgspec.Struct, frozen=True, array_like=True):
+    header: Header
+    certificate: BlockCertificate
+
+
+class SubmitAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """Results in the order of the request; `blocks` holds each header that a receipt needs, once."""
+
+    results: tuple[SubmitResult, ...]
+    blocks: tuple[CertifiedHeader, ...]
+
+
+class ReleaseAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """Certified, released blocks after the height asked for (design D11)."""
+
+    released_height: U63
+    """Highest height that is released at this node."""
+    certified_height: U63
+    bundles: tuple[BlockBundle, ...]
+
+
+class QueryAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """One node's read: a hint labelled with its height (protocol 5.6)."""
+
+    height: U63
+    """Height of the state that was read."""
+    value: bytes | None
+    written: U63
+    """Height that last wrote it; 0 when absent."""
+
+
+SUBMIT_CODEC: Final[Codec[tuple[Transaction, ...]]] = Codec(tuple[Transaction, ...], SUBMIT_BYTES_MAX)
+SUBMIT_ANSWER_CODEC: Final[Codec[SubmitAnswer]] = Codec(SubmitAnswer, 64 * MIB)
+RELEASE_CODEC: Final[Codec[ReleaseAnswer]] = Codec(ReleaseAnswer, 256 * MIB)
+QUERY_CODEC: Final[Codec[QueryAnswer]] = Codec(QueryAnswer, 16 * MIB)
