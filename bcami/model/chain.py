@@ -20,7 +20,7 @@ class ChainBlock(msgspec.Struct, frozen=True, array_like=True):
     header: Header
     proposal: Proposal
     executed: Annotated[tuple[U32, ...], msgspec.Meta(max_length=PROPOSAL_CERTIFICATES_MAX)]
-    """Places in `proposal.certificates` whose batches executed: next in their lane (protocol 4.2); the others are no-ops."""
+    """Places in `proposal.certificates` whose batches executed: next in lane (protocol 4.2); the others are no-ops."""
     outcomes: tuple[Outcome, ...]
     """One for each executed transaction: batches in order, absent ones (weak refusals) left out (protocol 4.3)."""
 

@@ -1,4 +1,4 @@
-"""The report: what a usage transaction encrypts. Fixed width per reading, so its length tells only how many (protocol 3.2)."""
+"""The report: what a usage transaction encrypts. Fixed width, so its length tells only how many (protocol 3.2)."""
 
 import struct
 from collections.abc import Iterable, Sequence

@@ -1,0 +1,292 @@
+"""Network definitions, and the resolved network of a home.
+
+A *definition* (network/*.toml) is what a user writes; ports and hosts may be left out. `bcami init` resolves it to
+`network.toml` in the home, in which every address stands. What decides outcomes is in genesis, not here: these files
+only say where processes listen and how fast blocks are released.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bcami.errors import EnvironmentFault, InputError
+from bcami.paths import HomePaths
+
+BASE_PORT_DEFAULT: Final = 27_100
+"""Below the range from which Linux takes the ports of outgoing connections."""
+NODES_MAX: Final = 64
+RELEASE_SECONDS_DEFAULT: Final = 2.0
+RELEASE_BLOCKS_DEFAULT: Final = 64
+
+_Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$", max_length=32)]
+_Port = Annotated[int, Field(ge=1, le=65_535)]
+_Host = Annotated[str, Field(min_length=1, max_length=253)]
+_Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class NodeAddress(_Record):
+    """Where one node listens."""
+
+    name: _Name
+    host: _Host
+    peer_port: _Port
+    """Mutual TLS between nodes."""
+    http_port: _Port
+    """The gateway, for meters, operators and the MDMS."""
+
+    @property
+    def url(self) -> str:
+        return _url(self.host, self.http_port)
+
+
+class MdmsAddress(_Record):
+    """Where the MDMS listens."""
+
+    host: _Host
+    http_port: _Port
+
+    @property
+    def url(self) -> str:
+        return _url(self.host, self.http_port)
+
+
+class _Policy(_Record):
+    """What both a definition and a resolved network say."""
+
+    name: _Name
+    release_seconds: _Seconds = RELEASE_SECONDS_DEFAULT
+    """A block is released when its certificate is this old (design D11) …"""
+    release_blocks: Annotated[int, Field(ge=1)] = RELEASE_BLOCKS_DEFAULT
+    """… or when this many newer certificates exist."""
+    retention_seconds: _Seconds | None = None
+    """Usage payloads are pruned when they are acknowledged and this old (protocol 7.2); None keeps them."""
+
+
+class Network(_Policy):
+    """A resolved network: `network.toml` in a home. The place of a node in `nodes` is its replica id."""
+
+    nodes: Annotated[tuple[NodeAddress, ...], Field(strict=False, min_length=1, max_length=NODES_MAX)]
+    mdms: MdmsAddress
+
+    def node(self, name: str) -> NodeAddress:
+        """Return the node of that name. Raises InputError naming the nearest."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        names = [node.name for node in self.nodes]
+        raise InputError(f"no node is called {name!r}", do=_nearest(name, names) or f"nodes: {', '.join(names)}")
+
+    def replica(self, name: str) -> int:
+        return self.nodes.index(self.node(name))
+
+
+class DefinedNode(_Record):
+    """A node of a definition; what is left out is filled from `base_port`."""
+
+    name: _Name
+    host: _Host = "127.0.0.1"
+    peer_port: _Port | None = None
+    http_port: _Port | None = None
+
+
+class DefinedMdms(_Record):
+    host: _Host = "127.0.0.1"
+    http_port: _Port | None = None
+
+
+class Definition(_Policy):
+    """What a user writes."""
+
+    base_port: Annotated[int, Field(ge=1024, le=65_535 - 2 * NODES_MAX)] = BASE_PORT_DEFAULT
+    nodes: Annotated[tuple[DefinedNode, ...], Field(strict=False, min_length=1, max_length=NODES_MAX)]
+    mdms: DefinedMdms = DefinedMdms()
+    parameters: dict[str, int] = Field(default_factory=dict)
+    """Genesis parameters that differ from their defaults (`bcami.model.genesis.Parameters`)."""
+
+    def resolve(self, base_port: int | None = None) -> Network:
+        """Return the network with every address filled in."""
+        base = self.base_port if base_port is None else base_port
+        nodes = tuple(
+            NodeAddress(
+                name=node.name,
+                host=node.host,
+                peer_port=node.peer_port or base + 2 * place,
+                http_port=node.http_port or base + 2 * place + 1,
+            )
+            for place, node in enumerate(self.nodes)
+        )
+        return Network(
+            name=self.name,
+            release_seconds=self.release_seconds,
+            release_blocks=self.release_blocks,
+            retention_seconds=self.retention_seconds,
+            nodes=nodes,
+            mdms=MdmsAddress(host=self.mdms.host, http_port=self.mdms.http_port or base + 2 * len(nodes)),
+        )
+
+
+def default_definition(nodes: int) -> Definition:
+    """Return a definition of that many nodes on this machine, named node1, node2 and so on."""
+    if not 1 <= nodes <= NODES_MAX:
+        raise InputError(f"a network has 1 to {NODES_MAX} nodes, not {nodes}", where="--nodes")
+    return Definition(name=f"local-{nodes}", nodes=tuple(DefinedNode(name=f"node{i + 1}") for i in range(nodes)))
+
+
+def load_definition(path: Path) -> Definition:
+    """Return the definition in a file. Raises InputError naming file, line, key and the nearest valid key."""
+    definition = _load(path, Definition)
+    _check_addresses(path, definition.resolve())
+    return definition
+
+
+def load_network(home: HomePaths) -> Network:
+    """Return the resolved network of a home. Raises InputError, or EnvironmentFault when there is none."""
+    if not home.network.is_file():
+        raise EnvironmentFault(
+            "there is no network here",
+            where=str(home.folder),
+            likely="`bcami init` did not run for this home",
+            do=f"bcami init --home {home.folder}",
+        )
+    network = _load(home.network, Network)
+    _check_addresses(home.network, network)
+    return network
+
+
+def network_text(network: Network) -> str:
+    """Return the TOML of a resolved network."""
+    lines = [
+        "# Where the processes of this network listen. Made by `bcami init`; what decides outcomes is in genesis.bin.",
+        f'name = "{network.name}"',
+        f"release_seconds = {network.release_seconds}",
+        f"release_blocks = {network.release_blocks}",
+    ]
+    if network.retention_seconds is not None:
+        lines.append(f"retention_seconds = {network.retention_seconds}")
+    for node in network.nodes:
+        lines += ["", "[[nodes]]", f'name = "{node.name}"', f'host = "{node.host}"']
+        lines += [f"peer_port = {node.peer_port}", f"http_port = {node.http_port}"]
+    lines += ["", "[mdms]", f'host = "{network.mdms.host}"', f"http_port = {network.mdms.http_port}"]
+    return "\n".join(lines) + "\n"
+
+
+def addresses(network: Network) -> list[tuple[str, str, int]]:
+    """Return (whose, host, port) of every socket that the network listens on."""
+    listed = [(f"{node.name} (peers)", node.host, node.peer_port) for node in network.nodes]
+    listed += [(f"{node.name} (http)", node.host, node.http_port) for node in network.nodes]
+    return [*listed, ("mdms (http)", network.mdms.host, network.mdms.http_port)]
+
+
+def unknown_key(path: Path, location: Sequence[str | int], valid: Iterable[str]) -> InputError:
+    """Return the error for a key that nobody knows, with the nearest valid one."""
+    key = str(location[-1])
+    names = sorted(valid)
+    return InputError(
+        f"unknown key {key!r}",
+        where=f"{path}:{_line_of(path.read_text(encoding='utf-8'), location)}",
+        do=_nearest(key, names) or f"valid keys: {', '.join(names)}",
+    )
+
+
+_R = TypeVar("_R", bound=_Record)
+
+
+def _load(path: Path, kind: type[_R]) -> _R:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the file cannot be read: {error}", where=str(path)) from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        raise InputError(f"not valid TOML: {error}", where=f"{path}:{line[1]}" if line else str(path)) from None
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _explained(path, text, data, kind, error) from None
+
+
+def _explained(path: Path, text: str, data: dict[str, Any], kind: type[_Record], error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    location = first["loc"]
+    key = str(location[-1]) if location else ""
+    if first["type"] == "extra_forbidden":
+        return unknown_key(path, location, _keys_at(kind, location))
+    present = location[:-1] if first["type"] == "missing" else location
+    where = f"{path}:{_line_of(text, present)}"
+    if first["type"] == "missing":
+        misspelt = [name for name in _table_at(data, present) if name not in _keys_at(kind, location)]
+        nearest = difflib.get_close_matches(key, misspelt, 1)
+        return InputError(f"key {key!r} is missing", where=where, do=f"rename {nearest[0]!r}" if nearest else "add it")
+    dotted = ".".join(str(part) for part in location)
+    return InputError(f"key {dotted!r}: {first['msg']}, found {first['input']!r}", where=where)
+
+
+def _table_at(data: Any, location: Sequence[str | int]) -> list[str]:
+    for part in location:
+        data = data[part]
+    return list(data) if isinstance(data, dict) else []
+
+
+def _keys_at(kind: type[_Record], location: Sequence[str | int]) -> list[str]:
+    tables: dict[tuple[type[_Record], str], type[_Record]] = {
+        (Definition, "nodes"): DefinedNode,
+        (Definition, "mdms"): DefinedMdms,
+        (Network, "nodes"): NodeAddress,
+        (Network, "mdms"): MdmsAddress,
+    }
+    inner = tables.get((kind, str(location[0])), kind) if len(location) > 1 else kind
+    return list(inner.model_fields)
+
+
+def _nearest(key: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(names), 1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def _line_of(text: str, location: Sequence[str | int]) -> int:
+    """Return the line on which a key stands, or the one that opens its table; 1 when it is not found."""
+    tables = [str(part) for part in location if isinstance(part, str)]
+    wanted_place = next((part for part in location if isinstance(part, int)), 0)
+    table, opened = "", 1
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[{1,2}\s*([\w.-]+)\s*\]{1,2}", line)
+        if header:
+            table = header[1]
+            seen[table] = seen.get(table, -1) + 1
+        inside = not table or seen[table] == wanted_place
+        if tables and header and table == tables[0] and inside:
+            opened = number
+        key = re.match(r"\s*([\w-]+)\s*=", line)
+        if key and inside and [*filter(None, [table]), key[1]] == tables:
+            return number
+    return opened
+
+
+def _check_addresses(path: Path, network: Network) -> None:
+    names = [node.name for node in network.nodes]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise InputError(f"two nodes are called {doubled!r}", where=str(path))
+    taken: dict[tuple[str, int], str] = {}
+    for whose, host, port in addresses(network):
+        other = taken.setdefault((host, port), whose)
+        if other != whose:
+            raise InputError(f"{other} and {whose} would both listen on {host}:{port}", where=str(path))
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
