@@ -5,12 +5,12 @@ from typing import Annotated, Final
 import msgspec
 
 from bcami.codec import Codec
-from bcami.model.block import PROOF_HASHES_MAX, BlockCertificate, Header
+from bcami.model.block import PROOF_HASHES_MAX, BlockCertificate, Header, Receipt
 from bcami.model.chain import BlockBundle
 from bcami.model.ids import U32, U63, Hash
 from bcami.model.reasons import Reason
 from bcami.model.transaction import Transaction
-from bcami.units import MIB
+from bcami.units import KIB, MIB
 
 SUBMIT_TRANSACTIONS_MAX: Final = 2000
 SUBMIT_BYTES_MAX: Final = 4 * MIB
@@ -67,7 +67,18 @@ class QueryAnswer(msgspec.Struct, frozen=True, array_like=True):
     """Height that last wrote it; 0 when absent."""
 
 
+class TransactionProof(msgspec.Struct, frozen=True, array_like=True):
+    """A transaction with its receipt: what a meter needs to believe an MDMS period key (protocol 2.5).
+
+    `GET /v1/period` answers with the newest valid mdms.register, 404 before the first.
+    """
+
+    transaction: Transaction
+    receipt: Receipt
+
+
 SUBMIT_CODEC: Final[Codec[tuple[Transaction, ...]]] = Codec(tuple[Transaction, ...], SUBMIT_BYTES_MAX)
 SUBMIT_ANSWER_CODEC: Final[Codec[SubmitAnswer]] = Codec(SubmitAnswer, 64 * MIB)
 RELEASE_CODEC: Final[Codec[ReleaseAnswer]] = Codec(ReleaseAnswer, 256 * MIB)
 QUERY_CODEC: Final[Codec[QueryAnswer]] = Codec(QueryAnswer, 16 * MIB)
+PROOF_CODEC: Final[Codec[TransactionProof]] = Codec(TransactionProof, 256 * KIB)

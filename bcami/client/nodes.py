@@ -1,0 +1,229 @@
+"""Talks to the gateway of one node over HTTP, in msgpack.
+
+What the node says is decoded strictly and is not believed: see receipts.py, reads.py and periods.py. A node that
+cannot be used just now, for whatever cause, is one exception, `NodeUnavailable`, since the remedy is always the same:
+wait, or ask another.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import httpx
+import msgspec
+
+from bcami.codec import Codec, encode
+from bcami.errors import MalformedError
+from bcami.model.api import (
+    PROOF_CODEC,
+    QUERY_CODEC,
+    RELEASE_CODEC,
+    SUBMIT_ANSWER_CODEC,
+    CertifiedHeader,
+    QueryAnswer,
+    ReleaseAnswer,
+    SubmitAnswer,
+    TransactionProof,
+)
+from bcami.model.chain import BUNDLE_BYTES_MAX, BlockBundle
+from bcami.model.genesis import GENESIS_BYTES_MAX, Genesis
+from bcami.model.reasons import Reason
+from bcami.model.registration import ContributionAnswer, ContributionRequest
+from bcami.model.transaction import Transaction
+from bcami.units import KIB
+
+T = TypeVar("T")
+
+MSGPACK: Final = "application/msgpack"
+_HEADERS: Final = {"accept": MSGPACK, "content-type": MSGPACK}
+_CONNECT_S: Final = 3.0
+_ANSWER_S: Final = 10.0
+_GRACE_S: Final = 5.0
+"""What is added to a wait that the node was asked to make itself."""
+
+_GENESIS: Final[Codec[Genesis]] = Codec(Genesis, GENESIS_BYTES_MAX)
+_BUNDLE: Final[Codec[BlockBundle]] = Codec(BlockBundle, BUNDLE_BYTES_MAX)
+_HEADER: Final[Codec[CertifiedHeader]] = Codec(CertifiedHeader, 256 * KIB)
+_CONTRIBUTION: Final[Codec[ContributionAnswer]] = Codec(ContributionAnswer, KIB)
+
+
+class NodeUnavailable(Exception):  # noqa: N818 - a state of the node, not a mistake of ours
+    """The node gave no usable answer: not reached, too slow, busy (429, 503), failing, or talking nonsense."""
+
+    def __init__(self, node: str, what: str, *, retry_after_ms: int = 0) -> None:
+        super().__init__(f"{node}: {what}")
+        self.node = node
+        self.what = what
+        self.retry_after_ms = retry_after_ms
+        """How long the node asked to be left alone; 0 when it did not say."""
+
+
+class NodeClient:
+    """One node's gateway."""
+
+    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """`transport` replaces the network in tests."""
+        self.url = url
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            transport=transport,
+            headers=_HEADERS,
+            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=64),
+            trust_env=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"NodeClient({self.url})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def genesis(self) -> Genesis:
+        """Return what the node calls genesis: to show, or to compare with the one that is trusted."""
+        return self._decode(_GENESIS, await self._get("/v1/genesis"))
+
+    async def submit(
+        self, transactions: Sequence[Transaction], *, wait: str = "commit", timeout_ms: int = 10_000
+    ) -> SubmitAnswer:
+        return await self.submit_encoded([encode(tx) for tx in transactions], wait=wait, timeout_ms=timeout_ms)
+
+    async def submit_encoded(
+        self, transactions: Sequence[bytes], *, wait: str = "commit", timeout_ms: int = 10_000
+    ) -> SubmitAnswer:
+        """Send stored transactions, byte by byte as they are, in one request; return one result for each, in order.
+
+        Raises NodeUnavailable.
+        """
+        body = encode([msgspec.Raw(data) for data in transactions])
+        response = await self._request(
+            "POST",
+            "/v1/transactions",
+            content=body,
+            params={"wait": wait, "timeout_ms": timeout_ms},
+            timeout=httpx.Timeout(timeout_ms / 1000 + _GRACE_S, connect=_CONNECT_S),
+        )
+        answer = self._decode(SUBMIT_ANSWER_CODEC, self._good(response))
+        if len(answer.results) != len(transactions):
+            raise NodeUnavailable(self.url, f"{len(answer.results)} results to {len(transactions)} transactions")
+        return answer
+
+    async def transaction(self, transaction_id: bytes) -> SubmitAnswer | None:
+        """Return what the node knows of a transaction; None when it does not know the id."""
+        response = await self._request("GET", f"/v1/transactions/{transaction_id.hex()}")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return self._decode(SUBMIT_ANSWER_CODEC, self._good(response))
+
+    async def contribute(self, request: ContributionRequest) -> ContributionAnswer | Reason:
+        """Return the node's contribution to a key, or why it refuses one."""
+        response = await self._request("POST", "/v1/contribute", content=encode(request))
+        if response.is_client_error and response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+            return self._reason(response)
+        return self._decode(_CONTRIBUTION, self._good(response))
+
+    async def period(self) -> TransactionProof | None:
+        """Return the registration of the newest MDMS period, for periods.verify_period; None before the first."""
+        response = await self._request("GET", "/v1/period")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return self._decode(PROOF_CODEC, self._good(response))
+
+    async def block(self, height: int) -> BlockBundle | None:
+        response = await self._request("GET", f"/v1/blocks/{height}")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return self._decode(_BUNDLE, self._good(response))
+
+    async def header(self, height: int) -> CertifiedHeader | None:
+        response = await self._request("GET", f"/v1/headers/{height}")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return self._decode(_HEADER, self._good(response))
+
+    async def released(self, after: int, limit: int) -> ReleaseAnswer:
+        """Return released blocks above height `after`, at most `limit` (design D11)."""
+        return self._decode(RELEASE_CODEC, await self._get("/v1/released", {"after": after, "limit": limit}))
+
+    async def query(self, contract: str, function: str, argument: bytes, *, at_least: int = 0) -> QueryAnswer:
+        """Return one node's answer: a hint (protocol 5.6); reads.weak_read asks enough nodes to believe it."""
+        path = f"/v1/query/{contract}/{function}"
+        return self._decode(QUERY_CODEC, await self._get(path, {"argument": argument.hex(), "at_least": at_least}))
+
+    async def state(self, key: bytes, *, at_least: int = 0) -> QueryAnswer:
+        return self._decode(QUERY_CODEC, await self._get(f"/v1/state/{key.hex()}", {"at_least": at_least}))
+
+    async def status(self) -> dict[str, Any]:
+        response = await self._request("GET", "/v1/status", headers={"accept": "application/json"})
+        return self._json(self._good(response))
+
+    async def events(self, after: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield one record for each block certified above `after` (height, hash, transactions, time_ms), as it comes.
+
+        Raises NodeUnavailable when the stream ends; resume with the last height that was seen.
+        """
+        try:
+            async with self._http.stream(
+                "GET",
+                "/v1/events",
+                params={"after": after},
+                headers={"accept": "text/event-stream"},
+                timeout=httpx.Timeout(None, connect=_CONNECT_S),
+            ) as response:
+                async for line in response.aiter_lines():
+                    if line.startswith("data:"):
+                        yield self._json(line.removeprefix("data:").encode())
+        except httpx.HTTPError as error:
+            raise NodeUnavailable(self.url, f"event stream: {type(error).__name__}") from None
+        raise NodeUnavailable(self.url, "the event stream ended")
+
+    async def _get(self, path: str, params: dict[str, Any] | None = None) -> bytes:
+        return self._good(await self._request("GET", path, params=params))
+
+    async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise NodeUnavailable(self.url, f"{method} {path}: {type(error).__name__} {error}".rstrip()) from None
+
+    def _good(self, response: httpx.Response) -> bytes:
+        if response.status_code == httpx.codes.OK:
+            return response.content
+        raise NodeUnavailable(
+            self.url,
+            f"{response.request.method} {response.request.url.path}: HTTP {response.status_code}",
+            retry_after_ms=retry_after_ms(response.headers.get("retry-after")),
+        )
+
+    def _decode(self, codec: Codec[T], data: bytes) -> T:
+        try:
+            return codec.decode(data)
+        except MalformedError as error:
+            raise NodeUnavailable(self.url, f"an answer that does not decode: {error.what}") from None
+
+    def _json(self, data: bytes) -> dict[str, Any]:
+        try:
+            return msgspec.json.decode(data, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            raise NodeUnavailable(self.url, "an answer that is not a JSON object") from None
+
+    def _reason(self, response: httpx.Response) -> Reason:
+        try:
+            return Reason(self._json(response.content).get("reason", ""))
+        except ValueError:
+            raise NodeUnavailable(self.url, f"HTTP {response.status_code} without a known reason") from None
+
+
+def retry_after_ms(value: str | None) -> int:
+    """Return the milliseconds of a Retry-After header in seconds; 0 for none or another form."""
+    if value is None or not value.strip().isdecimal():
+        return 0
+    return min(int(value), 3600) * 1000
