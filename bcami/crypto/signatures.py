@@ -30,7 +30,8 @@ def verify(public_key: bytes, signature: bytes, digest: bytes) -> bool:
     if key is None or len(signature) != 64 or len(digest) != 32:
         return False
     parsed = new_object(SIGNATURE_TYPE)
-    return parse_compact(CONTEXT, parsed, signature) == 1 and ecdsa_verify(CONTEXT, parsed, digest, key) == 1
+    valid: bool = parse_compact(CONTEXT, parsed, signature) == 1 and ecdsa_verify(CONTEXT, parsed, digest, key) == 1
+    return valid
 
 
 def is_valid_public_key(data: bytes) -> bool:
