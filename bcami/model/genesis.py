@@ -39,7 +39,7 @@ class Parameters(msgspec.Struct, frozen=True, array_like=True):
     """First view-change timer; doubles up to the cap."""
     view_timer_cap_ms: U63 = 8_000
     """The stated bound on network delay under which liveness holds (protocol 6.2)."""
-    lane_quota_bytes: U63 = 16 * 1024 * 1024
+    lane_quota_bytes: U63 = 4 * 1024 * 1024
     """Bytes of unordered batches that an endorser keeps for each collector (protocol 4.1)."""
     contribution_rate_per_minute: U63 = 60
     """Different contribution requests answered for one HID (protocol 2.1)."""

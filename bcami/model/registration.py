@@ -108,6 +108,14 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     time_ms: U63
 
 
+class MeterState(msgspec.Struct, frozen=True, array_like=True):
+    """What registration.meter answers about one HID."""
+
+    enrolment: Enrolment
+    session: Session | None
+    """The current one."""
+
+
 class Period(msgspec.Struct, frozen=True, array_like=True):
     """World state: one MDMS period."""
 

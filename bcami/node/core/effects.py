@@ -1,0 +1,74 @@
+"""What the core asks its driver to do. Effects are carried out in order; a Send waits for every Persist before it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bcami.ledger.store import LedgerCommit
+from bcami.model.block import BlockCertificate
+from bcami.model.events import Observation
+from bcami.model.wire import PeerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Make promises durable (votes, endorsed batches) and delete those that are kept. Before any later Send."""
+
+    puts: Sequence[tuple[bytes, bytes]]
+    deletes: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send to one peer."""
+
+    to: int
+    message: PeerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Send to every other node."""
+
+    message: PeerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class CommitBlock:
+    """Write an executed block; the driver reports it with `NodeCore.block_durable`."""
+
+    commit: LedgerCommit
+    certificate: BlockCertificate | None
+    """Known already when the block comes from catch-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveCertificate:
+    """Write the certificate of a durable block; nothing waits for it."""
+
+    certificate: BlockCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    name: str
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TicketReady:
+    """Every result of a submission is known."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    observation: Observation
+
+
+Effect = Persist | Send | Broadcast | CommitBlock | SaveCertificate | SetTimer | CancelTimer | TicketReady | Observe

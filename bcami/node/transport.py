@@ -1,0 +1,287 @@
+"""Frames between nodes over mutual TLS 1.3 (design D16, D17).
+
+Each node dials each peer twice, once for votes and once for bulk data, and only writes on what it dialled; it only
+reads on what it accepted. A frame is a 4-byte big-endian length and that many bytes; the length is checked before
+anything is allocated. Who a peer is comes from the fingerprint of its TLS certificate, never from its words. Queues
+are bounded in bytes: a full queue drops the new frame and counts it, votes are sent again by the status exchange.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from bcami.codec import encode
+from bcami.crypto.roster import Roster
+from bcami.crypto.tls import certificate_fingerprint
+from bcami.errors import MalformedError
+from bcami.model import events
+from bcami.model.batch import Batch
+from bcami.model.chain import BlockBundle
+from bcami.model.reasons import Reason
+from bcami.model.wire import (
+    FRAME_BYTES_MAX,
+    HELLO_CODEC,
+    PEER_CODEC,
+    VOTE_FRAME_BYTES_MAX,
+    Hello,
+    PeerMessage,
+)
+from bcami.units import MIB
+
+QUEUE_BYTES_MAX: Final = {"votes": 4 * MIB, "bulk": 24 * MIB}
+RECONNECT_MIN_S: Final = 0.05
+RECONNECT_MAX_S: Final = 2.0
+HELLO_TIMEOUT_S: Final = 5.0
+WRITE_CHUNK_BYTES: Final = 256 * 1024
+LANES: Final = ("votes", "bulk")
+
+
+class Listener(Protocol):
+    """What the transport tells its owner."""
+
+    def on_frame(self, peer: int, message: PeerMessage) -> None: ...
+
+    def on_peer_up(self, peer: int) -> None: ...
+
+    def on_peer_down(self, peer: int, reason: str) -> None: ...
+
+    def observe(self, observation: events.Observation) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    replica: int
+    name: str
+    host: str
+    port: int
+
+
+class OutgoingLane:
+    """One dialled connection: a bounded queue and the only task that writes to it."""
+
+    def __init__(
+        self,
+        address: PeerAddress,
+        lane: str,
+        context: ssl.SSLContext,
+        roster: Roster,
+        replica: int,
+        on_state: Callable[[bool, str], None],
+    ) -> None:
+        self._address = address
+        self._lane = lane
+        self._context = context
+        self._roster = roster
+        self._hello = frame(HELLO_CODEC.encode(Hello(roster.chain, replica, lane)))
+        self._on_state = on_state
+        self._queue: deque[bytes] = deque()
+        self.queued_bytes = 0
+        self.dropped = 0
+        self.connected = False
+        self._wake = asyncio.Event()
+
+    def enqueue(self, data: bytes) -> bool:
+        """Queue a frame; False when the queue is full (the frame is dropped and counted)."""
+        if self.queued_bytes + len(data) > QUEUE_BYTES_MAX[self._lane]:
+            self.dropped += 1
+            return False
+        if not self.connected and self._lane == "bulk":
+            return False  # bulk data is asked for again; keeping it for a dead peer only costs memory
+        self._queue.append(data)
+        self.queued_bytes += len(data)
+        self._wake.set()
+        return True
+
+    async def run(self) -> None:
+        """Connect, drain the queue, reconnect with capped backoff, until cancelled."""
+        delay = RECONNECT_MIN_S
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(
+                    self._address.host, self._address.port, ssl=self._context, server_hostname=self._address.name
+                )
+            except (OSError, ssl.SSLError):
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, RECONNECT_MAX_S)
+                continue
+            delay = RECONNECT_MIN_S
+            reason = "closed"
+            watch = asyncio.ensure_future(reader.read(1))
+            try:
+                if peer_of(writer, self._roster) != self._address.replica:
+                    reason = "the certificate is not this peer's"
+                    await asyncio.sleep(RECONNECT_MAX_S)
+                    continue
+                await self._drain(writer, watch)
+            except (OSError, ssl.SSLError) as error:
+                reason = str(error) or type(error).__name__
+            finally:
+                watch.cancel()
+                self._lost(reason)
+                writer.close()
+
+    async def _drain(self, writer: asyncio.StreamWriter, watch: "asyncio.Future[bytes]") -> None:
+        writer.write(self._hello)
+        await writer.drain()
+        if self._lane == "votes":
+            self._forget_queue()
+        self.connected = True
+        self._on_state(True, "")
+        while not watch.done():
+            while self._queue:
+                chunk: list[bytes] = []
+                size = 0
+                while self._queue and size < WRITE_CHUNK_BYTES:
+                    data = self._queue.popleft()
+                    self.queued_bytes -= len(data)
+                    size += len(data)
+                    chunk.append(data)
+                writer.write(b"".join(chunk))
+                await writer.drain()
+            self._wake.clear()
+            wake = asyncio.ensure_future(self._wake.wait())
+            try:
+                await asyncio.wait((wake, watch), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                wake.cancel()
+
+    def _lost(self, reason: str) -> None:
+        if self.connected:
+            self.connected = False
+            self._on_state(False, reason)
+        self._forget_queue()
+
+    def _forget_queue(self) -> None:
+        self._queue.clear()
+        self.queued_bytes = 0
+
+
+def frame(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def peer_of(writer: asyncio.StreamWriter, roster: Roster) -> int | None:
+    """Return the replica whose certificate the other side showed."""
+    tls = writer.get_extra_info("ssl_object")
+    shown = None if tls is None else tls.getpeercert(binary_form=True)
+    if not shown:
+        return None
+    fingerprint = certificate_fingerprint(shown)
+    for replica, member in enumerate(roster.genesis.members):
+        if member.tls_fingerprint == fingerprint:
+            return replica
+    return None
+
+
+async def read_frame(reader: asyncio.StreamReader, bytes_max: int) -> bytes:
+    """Return one frame's bytes. Raises MalformedError on a length above the limit, IncompleteReadError at the end."""
+    size = int.from_bytes(await reader.readexactly(4), "big")
+    if size > bytes_max:
+        raise MalformedError(f"a frame of {size} bytes, at most {bytes_max} are allowed")
+    return await reader.readexactly(size)
+
+
+class Transport:
+    """All connections of one node."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        replica: int,
+        addresses: list[PeerAddress],
+        server_context: ssl.SSLContext,
+        client_context: ssl.SSLContext,
+        listener: Listener,
+    ) -> None:
+        self._roster = roster
+        self._replica = replica
+        self._own = addresses[replica]
+        self._server_context = server_context
+        self._listener = listener
+        self._lanes: dict[tuple[int, str], OutgoingLane] = {}
+        for address in addresses:
+            if address.replica == replica:
+                continue
+            for lane in LANES:
+                on_state = self._state_of(address.replica, lane)
+                self._lanes[address.replica, lane] = OutgoingLane(
+                    address, lane, client_context, roster, replica, on_state
+                )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server | None = None
+        self.bytes_sent = 0
+        self.frames_sent = 0
+
+    def _state_of(self, peer: int, lane: str) -> Callable[[bool, str], None]:
+        def on_state(up: bool, reason: str) -> None:
+            if lane != "votes":
+                return
+            if up:
+                self._listener.on_peer_up(peer)
+            else:
+                self._listener.on_peer_down(peer, reason)
+
+        return on_state
+
+    @property
+    def peers_connected(self) -> int:
+        return sum(lane.connected for (_, name), lane in self._lanes.items() if name == "votes")
+
+    async def start(self) -> None:
+        """Listen and dial. Raises OSError when the port is taken."""
+        self._server = await asyncio.start_server(
+            self._serve, self._own.host, self._own.port, ssl=self._server_context, ssl_handshake_timeout=HELLO_TIMEOUT_S
+        )
+        for (peer, lane), outgoing in self._lanes.items():
+            self._tasks.append(asyncio.create_task(outgoing.run(), name=f"peer-{peer}-{lane}"))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+
+    def send(self, peer: int, message: PeerMessage) -> None:
+        self._enqueue(peer, message, frame(encode(message)))
+
+    def broadcast(self, message: PeerMessage) -> None:
+        """Encode once, queue for every peer."""
+        data = frame(encode(message))
+        for peer in range(self._roster.quorum.n):
+            if peer != self._replica:
+                self._enqueue(peer, message, data)
+
+    def _enqueue(self, peer: int, message: PeerMessage, data: bytes) -> None:
+        lane = "bulk" if isinstance(message, Batch | BlockBundle) else "votes"
+        outgoing = self._lanes.get((peer, lane))
+        if outgoing is None:
+            return
+        if outgoing.enqueue(data):
+            self.bytes_sent += len(data)
+            self.frames_sent += 1
+        elif outgoing.connected:
+            self._listener.observe(events.Refused("transport", Reason.QUEUE_FULL, peer))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer: int | None = None
+        try:
+            peer = peer_of(writer, self._roster)
+            hello = HELLO_CODEC.decode(
+                await asyncio.wait_for(read_frame(reader, HELLO_CODEC.bytes_max), HELLO_TIMEOUT_S)
+            )
+            if peer is None or hello.chain != self._roster.chain or hello.replica != peer or hello.lane not in LANES:
+                raise MalformedError("the greeting is not of a member of this network")
+            limit = VOTE_FRAME_BYTES_MAX if hello.lane == "votes" else FRAME_BYTES_MAX
+            while True:
+                data = await read_frame(reader, limit)
+                self._listener.on_frame(peer, PEER_CODEC.decode(data))
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, TimeoutError):
+            return
+        except MalformedError as error:
+            self._listener.observe(events.Refused("transport", Reason.MALFORMED, peer, detail=str(error)[:200]))
+        finally:
+            writer.close()
