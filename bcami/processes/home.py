@@ -27,7 +27,7 @@ from bcami.crypto.keyfile import write_private
 from bcami.crypto.keys import SecretKey, load_secret, load_secret_bytes, save_secret, save_secret_bytes
 from bcami.crypto.tls import certificate_fingerprint, make_tls_identity
 from bcami.errors import EnvironmentFault, InputError
-from bcami.ledger.lmdb_promises import create_promises
+from bcami.ledger.lmdb_promises import LmdbPromises
 from bcami.model.genesis import GENESIS_BYTES_MAX, Genesis, Member, Parameters
 from bcami.paths import HomePaths, NodePaths
 
@@ -222,7 +222,7 @@ def _make_node(home: HomePaths, name: str) -> Member:
     paths = home.node(name)
     paths.folder.mkdir(parents=True, mode=0o700)
     consensus = SecretKey.generate(os.urandom(32))
-    create_promises(paths.promises)
+    LmdbPromises.create(paths.promises, consensus.public_key)
     save_secret(paths.consensus_key, consensus, CONSENSUS_KIND)
     save_secret_bytes(paths.contribution_key, secrets.token_bytes(32), CONTRIBUTION_KIND)
     key_pem, certificate_pem = make_tls_identity(name)

@@ -60,12 +60,14 @@ class Readiness:
 class Supervisor:
     """Starts, watches and stops the processes of one home."""
 
-    def __init__(self, home: HomePaths, network: Network, *, attached: bool) -> None:
+    def __init__(
+        self, home: HomePaths, network: Network, *, attached: bool, listed: tuple[Service, ...] | None = None
+    ) -> None:
         self._home = home
         self._network = network
         self._attached = attached
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self.services = services(home, network)
+        self.services = services(home, network) if listed is None else listed
 
     def up(
         self, report: Callable[[Readiness], None], names: Sequence[str] = (), *, ready_s: float = READY_S
