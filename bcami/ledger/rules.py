@@ -1,0 +1,110 @@
+"""What both implementations decide alike: whether a commit continues the chain, who signed, what pruning leaves."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from bcami.crypto.verification import absent_transactions
+from bcami.ledger.store import LTHASH_BYTES, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, CommitRefused, LedgerCommit
+from bcami.model.batch import leaf_hash
+from bcami.model.block import BlockCertificate, header_hash
+from bcami.model.chain import ChainBlock, StoredBatch
+from bcami.model.quorum import Quorum
+from bcami.model.transaction import Transaction
+
+USAGE_CONTRACT: Final = "usage"
+
+
+def check_commit(commit: LedgerCommit, height: int, head_hash: bytes, chain: bytes) -> bytes:
+    """Return the header hash of a commit that continues the chain after (height, head_hash).
+
+    Raises CommitRefused with the first rule that it breaks.
+    """
+    header = commit.block.header
+    if header.chain != chain:
+        raise CommitRefused(f"block {header.height} belongs to another chain")
+    if header.height != height + 1:
+        raise CommitRefused(f"block {header.height} cannot follow block {height}")
+    if header.previous != head_hash:
+        raise CommitRefused(f"block {header.height} names another parent than the block {height} of this ledger")
+    if len(commit.batches) != len(commit.block.executed):
+        raise CommitRefused(f"block {header.height} executed {len(commit.block.executed)} batches, not all are given")
+    if len(commit.block.outcomes) != header.transaction_count:
+        raise CommitRefused(f"block {header.height} counts other transactions than it has outcomes")
+    if len(commit.lthash) != LTHASH_BYTES:
+        raise CommitRefused(f"block {header.height} comes with an LtHash of {len(commit.lthash)} bytes")
+    _check_writes(commit)
+    return header_hash(header)
+
+
+def _check_writes(commit: LedgerCommit) -> None:
+    last: bytes | None = None
+    for key, value in commit.writes:
+        if last is not None and key <= last:
+            raise CommitRefused("the writes of a block are not sorted by key, each key once")
+        if not 1 <= len(key) <= STATE_KEY_BYTES_MAX:
+            raise CommitRefused(f"a state key of {len(key)} bytes, 1 to {STATE_KEY_BYTES_MAX} are possible")
+        if value is not None and len(value) > STATE_VALUE_BYTES_MAX:
+            raise CommitRefused(f"a state value of {len(value)} bytes, at most {STATE_VALUE_BYTES_MAX} are possible")
+        last = key
+
+
+def executed_transactions(block: ChainBlock, batches: Sequence[StoredBatch], quorum: Quorum) -> list[Transaction]:
+    """Return the transactions behind `block.outcomes`, in that order: batches in order, absent ones left out.
+
+    Raises CommitRefused when their number is not that of the outcomes, or a batch is not the certificate's.
+    """
+    result: list[Transaction] = []
+    for place, stored in zip(block.executed, batches, strict=True):
+        if place >= len(block.proposal.certificates):
+            raise CommitRefused(f"block {block.header.height} executed a batch that it does not order")
+        certificate = block.proposal.certificates[place]
+        batch = stored.batch
+        if (batch.collector, batch.number, len(batch.transactions)) != (
+            certificate.collector,
+            certificate.number,
+            certificate.count,
+        ):
+            raise CommitRefused(f"block {block.header.height} comes with another batch than it orders")
+        absent = absent_transactions(certificate, quorum)
+        if absent:
+            result += [tx for index, tx in enumerate(batch.transactions) if index not in absent]
+        else:
+            result += batch.transactions
+    if len(result) != len(block.outcomes):
+        raise CommitRefused(
+            f"block {block.header.height} has {len(block.outcomes)} outcomes for {len(result)} transactions"
+        )
+    return result
+
+
+def check_certificate(certificate: BlockCertificate, height: int, own_hash: bytes | None) -> None:
+    """Check that a certificate speaks of this ledger's block.
+
+    Raises CommitRefused otherwise; a node that sees a valid one stop here must stop (protocol 5.4).
+    """
+    if own_hash is None:
+        raise CommitRefused(f"a certificate of block {certificate.height}, the ledger ends at block {height}")
+    if own_hash != certificate.header_hash:
+        raise CommitRefused(f"the certificate of block {certificate.height} contradicts the block of this ledger")
+
+
+def check_prune(up_to_height: int, certified_height: int) -> None:
+    if up_to_height > certified_height:
+        raise CommitRefused(f"cannot prune up to block {up_to_height}: certified is block {certified_height}")
+
+
+def is_payload(tx: Transaction) -> bool:
+    """Tell whether pruning empties the argument of this transaction (protocol 7.2)."""
+    return tx.contract == USAGE_CONTRACT and bool(tx.argument)
+
+
+def pruned_batch(stored: StoredBatch) -> StoredBatch | None:
+    """Return the batch without usage payloads and with all leaf hashes; None when there is nothing to drop."""
+    transactions = stored.batch.transactions
+    if not any(map(is_payload, transactions)):
+        return None
+    leaves = stored.leaves or tuple(leaf_hash(tx) for tx in transactions)
+    kept = tuple(msgspec.structs.replace(tx, argument=b"") if is_payload(tx) else tx for tx in transactions)
+    return StoredBatch(msgspec.structs.replace(stored.batch, transactions=kept), leaves)
