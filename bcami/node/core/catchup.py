@@ -36,9 +36,14 @@ class CatchUp:
     def target(self) -> int:
         return self._target
 
+    @property
+    def best_certified(self) -> int:
+        """Highest certified height that a connected peer claims."""
+        return max((status.certified for status in self._peers.values()), default=0)
+
     def ask(self, executed: int, now_ms: int) -> tuple[int, int, int] | None:
         """Return (peer, first, last) of a request that is due, else None; peers take turns, a liar costs one."""
-        certified = max((status.certified for status in self._peers.values()), default=0)
+        certified = self.best_certified
         if executed != self._seen_height:
             self._seen_height, self._seen_ms = executed, now_ms
         claimed = max(self._target, certified)

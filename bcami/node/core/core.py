@@ -229,6 +229,9 @@ class NodeCore:
 
     # What a gateway shows.
 
+    def id_of(self, tx: Transaction) -> bytes:
+        return transaction_id(tx, self.roster.chain, self.roster.epoch)
+
     @property
     def height(self) -> int:
         return self._durable

@@ -1,0 +1,63 @@
+"""Prometheus metrics of one node, fed by its event stream (design D19). Every reason is counted under its own name."""
+
+from typing import assert_never
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from bcami.model import events
+
+
+class NodeMetrics:
+    """One registry for each process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._refused = Counter(
+            "bcami_refused", "Refusals by place and reason", ["source", "reason"], registry=self.registry
+        )
+        self._transactions = Counter("bcami_transactions_executed", "Executed transactions", registry=self.registry)
+        self._rejected = Counter("bcami_transactions_rejected", "Rejected outcomes", registry=self.registry)
+        self._batches = Counter("bcami_batches_certified", "Batch certificates seen", registry=self.registry)
+        self._views = Counter("bcami_view_changes", "View changes started", registry=self.registry)
+        self._equivocations = Counter("bcami_equivocations", "Contradicting statements seen", registry=self.registry)
+        self._syncs = Counter(
+            "bcami_sync_requests", "Requests for blocks that this node lacked", registry=self.registry
+        )
+        self._height = Gauge("bcami_height", "Executed height", registry=self.registry)
+        self._certified = Gauge("bcami_certified_height", "Certified height", registry=self.registry)
+        self._view = Gauge("bcami_view", "Current view", registry=self.registry)
+        self._peers = Gauge("bcami_peers_connected", "Peers that this node can send to", registry=self.registry)
+        self._halted = Gauge("bcami_halted", "1 when the node stopped ordering", registry=self.registry)
+
+    def observe(self, observation: events.Observation) -> None:
+        """Count one event."""
+        match observation:
+            case events.Refused(source, reason, _, count, _):
+                self._refused.labels(source, reason.value).inc(count)
+            case events.BatchCertified():
+                self._batches.inc()
+            case events.BlockExecuted(height, _, transactions, rejected):
+                self._height.set(height)
+                self._transactions.inc(transactions)
+                self._rejected.inc(rejected)
+            case events.BlockCertified(height):
+                self._certified.set(height)
+            case events.ViewChangeStarted():
+                self._views.inc()
+            case events.ViewEntered(view, _):
+                self._view.set(view)
+            case events.EquivocationSeen():
+                self._equivocations.inc()
+            case events.SyncProgress():
+                self._syncs.inc()
+            case events.Halted():
+                self._halted.set(1)
+            case events.PeerUp():
+                self._peers.inc()
+            case events.PeerDown():
+                self._peers.dec()
+            case _:
+                assert_never(observation)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,205 @@
+"""Composition root of a node: `python -m bcami.processes.node --home HOME --name node1`.
+
+Opens keys, promises and ledger, checks the ledger in a child process, composes core, driver, transport and gateway,
+and runs until it is told to stop. Exit codes as everywhere: 2 invalid input, 4 the environment, 70 a bug.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+
+from bcami.contract.package import load_package
+from bcami.contract.runtime import Runtime
+from bcami.crypto.roster import Roster
+from bcami.crypto.tls import client_context, server_context
+from bcami.errors import BcamiError, EnvironmentFault, InputError
+from bcami.gateway.app import create_app
+from bcami.gateway.metrics import NodeMetrics
+from bcami.gateway.release import ReleasePolicy
+from bcami.gateway.service import NodeService
+from bcami.ledger.lmdb_ledger import LmdbLedger
+from bcami.ledger.lmdb_promises import LmdbPromises
+from bcami.model import events
+from bcami.node.core.core import NodeCore
+from bcami.node.driver import Driver
+from bcami.node.transport import PeerAddress, Transport
+from bcami.paths import HomePaths
+from bcami.processes.home import load_node_secrets, load_operator_token, open_home
+from bcami.processes.logs import start_logging
+
+SHUTDOWN_S: Final = 2
+_QUIET: Final = (events.BatchCertified, events.BlockCertified)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn inside our loop; a signal first ends the event streams, which would otherwise hold the server open."""
+
+    def __init__(self, config: uvicorn.Config, service: NodeService) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.is_stopping = True
+        super().handle_exit(sig, frame)
+
+
+class NodeProcess:
+    """One node with everything around it."""
+
+    def __init__(self, home: HomePaths, name: str) -> None:
+        self._home = home
+        self._network, self._genesis = open_home(home)
+        self._name = name
+        self._replica = self._network.replica(name)
+        self._log = start_logging(name)
+        self._server: _Server | None = None
+        self._fatal: str | None = None
+
+    async def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        paths = self._home.node(self._name)
+        roster = Roster.from_genesis(self._genesis)
+        runtime = Runtime(load_package(self._home.chaincode, self._genesis.chaincode_package), self._genesis)
+        secrets = load_node_secrets(paths)
+        if secrets.consensus.public_key != self._genesis.members[self._replica].consensus_key:
+            raise InputError(
+                "the consensus key is not the one that genesis names",
+                where=str(paths.consensus_key),
+                likely="files of two homes were mixed",
+                do="restore the node's folder from its own home",
+            )
+        promises = LmdbPromises(paths.promises, secrets.consensus.public_key)
+        ledger = LmdbLedger(paths.ledger, self._genesis)
+        core = NodeCore(
+            roster, self._replica, secrets.consensus, runtime, ledger, promises.items(), secrets.contribution
+        )
+        metrics = NodeMetrics()
+        release = ReleasePolicy(
+            round(self._network.release_seconds * 1000), self._network.release_blocks, ledger.certified_height
+        )
+        driver = Driver(core, ledger, promises, self._observe, self._on_fatal)
+        service = NodeService(
+            name=self._name,
+            names=tuple(node.name for node in self._network.nodes),
+            pid=os.getpid(),
+            url=self._network.nodes[self._replica].url,
+            driver=driver,
+            metrics=metrics,
+            release=release,
+            operator_token=load_operator_token(self._home),
+            on_stop=self._stop,
+        )
+        self._service = service
+        driver.transport = self._transport(roster, driver)
+        await self._serve(driver, service)
+        return 4 if self._fatal else 0
+
+    def _transport(self, roster: Roster, driver: Driver) -> Transport:
+        paths = self._home.node(self._name)
+        members = [self._home.certificate(node.name).read_bytes() for node in self._network.nodes]
+        own = self._home.certificate(self._name)
+        addresses = [
+            PeerAddress(replica, node.name, node.host, node.peer_port)
+            for replica, node in enumerate(self._network.nodes)
+        ]
+        return Transport(
+            roster,
+            self._replica,
+            addresses,
+            server_context(own, paths.tls_key, members),
+            client_context(own, paths.tls_key, members),
+            driver,
+        )
+
+    async def _serve(self, driver: Driver, service: NodeService) -> None:
+        node = self._network.nodes[self._replica]
+        config = uvicorn.Config(
+            create_app(service),
+            host=node.host,
+            port=node.http_port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=SHUTDOWN_S,
+            timeout_keep_alive=30,
+        )
+        self._server = _Server(config, service)
+        assert driver.transport is not None
+        try:
+            await driver.transport.start()
+        except OSError as error:
+            raise EnvironmentFault(
+                f"port {node.peer_port} on {node.host} cannot be used: {error.strerror}",
+                likely="another process listens there",
+                do="bcami doctor, or choose another --base-port at init",
+            ) from None
+        driver.start()
+        self._log.info("started", replica=self._replica, height=service.ledger.height, view=service.core.view)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        try:
+            await self._server.serve()
+        finally:
+            service.is_stopping = True
+            await driver.stop()
+            self._log.info("stopped")
+
+    def _observe(self, observation: events.Observation) -> None:
+        self._service.observe(observation)
+        if isinstance(observation, _QUIET):
+            return
+        record = msgspec.to_builtins(observation, builtin_types=(bytes,))
+        kind = record.pop("type")
+        if isinstance(observation, events.EquivocationSeen):
+            record = {"replica": observation.replica, "what": observation.what}
+        self._log.info(kind, **{key: value for key, value in record.items() if value not in (None, "")})
+
+    def _on_fatal(self, what: str) -> None:
+        self._log.error("fatal", what=what)
+        self._fatal = what
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.handle_exit(signal.SIGTERM, None)
+
+
+def run(arguments: list[str]) -> int:
+    """Parse arguments, run the node, return the exit code."""
+    parser = argparse.ArgumentParser(prog="bcami.processes.node", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    options = parser.parse_args(arguments)
+    try:
+        process = NodeProcess(HomePaths(options.home), options.name)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(process.run())
+    except BcamiError as error:
+        start_logging(options.name).error("refused to start", error=str(error), exit_code=error.exit_code)
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the supervisor shows it to the user
+        return error.exit_code
+    except OSError as error:
+        start_logging(options.name).error("refused to start", error=str(error), exit_code=4)
+        return 4
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
