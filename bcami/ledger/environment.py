@@ -31,26 +31,28 @@ def disk_faults(path: Path) -> Iterator[None]:
     """Turn what LMDB and the disk say into an EnvironmentFault that names the store."""
     try:
         yield
-    except lmdb.MapFullError:
-        raise EnvironmentFault(
+    except (lmdb.Error, OSError) as error:
+        raise fault_of(error, path) from error
+
+
+def fault_of(error: Exception, path: Path) -> EnvironmentFault:
+    """Return the fault of a store, in the user's words, for what LMDB or the disk said."""
+    if isinstance(error, lmdb.MapFullError):
+        return EnvironmentFault(
             "the store has reached its map size",
             where=str(path),
             likely="more data than the map size that the node was started with",
             do="start the node with a larger map size, or prune released payloads",
-        ) from None
-    except lmdb.DiskError as error:
-        raise _disk_fault(path, str(error)) from error
-    except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError) as error:
-        raise EnvironmentFault(
+        )
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError):
+        return EnvironmentFault(
             f"the store is damaged: {error}",
             where=str(path),
             likely="the disk or another program changed the file",
             do="audit the store, then rebuild it from the node's peers",
-        ) from error
-    except lmdb.Error as error:
-        raise _disk_fault(path, str(error)) from error
-    except OSError as error:
-        raise _disk_fault(path, error.strerror or str(error)) from error
+        )
+    what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return _disk_fault(path, what)
 
 
 def _disk_fault(path: Path, what: str) -> EnvironmentFault:

@@ -2,7 +2,7 @@
 
 Almost everything is keyed by height and so appended: headers, bodies, batches, certificates, links. What is keyed by
 something else is kept small: the world state and the newest place of each signer grow with the number of meters, not
-of transactions. Only the index of transaction ids is keyed at random and grows with every transaction.
+of transactions. Only the index of transaction ids is keyed at random and grows with every transaction (see `index`).
 
 A signer's transactions are a linked list: `signers` points to the newest, `links` holds for each outcome of a block
 the place of the same signer's transaction before. An index row per signer and transaction would touch one page of the
@@ -23,7 +23,8 @@ import msgspec
 from bcami.codec import encode
 from bcami.errors import EnvironmentFault
 from bcami.ledger import records
-from bcami.ledger.environment import MAP_BYTES, MappedFile, WriterLock, disk_faults, open_environment
+from bcami.ledger.environment import MAP_BYTES, MappedFile, WriterLock, disk_faults, fault_of, open_environment
+from bcami.ledger.index import SLICES, Fold, PendingPlaces
 from bcami.ledger.receipts import ReceiptMaker
 from bcami.ledger.records import (
     BATCHES,
@@ -58,7 +59,7 @@ from bcami.model.transaction import Transaction
 
 T = TypeVar("T")
 
-RELEASE_BLOCKS: Final = 64
+RELEASE_BLOCKS: Final = 16
 """Commits after which mapped pages go back to the page cache."""
 PRUNE_BLOCKS: Final = 64
 """Blocks that one write of `prune` covers, so that commits get their turn."""
@@ -129,6 +130,7 @@ class LmdbLedger:
                 (records.META_CERTIFIED, height_key(0)),
                 (records.META_PRUNED, height_key(0)),
                 (records.META_LTHASH, bytes(LTHASH_BYTES)),
+                (records.META_FOLDED, bytes(8 * SLICES)),
             ):
                 self._put(txn, META, name, value)
             self._put_counts(txn)
@@ -156,6 +158,8 @@ class LmdbLedger:
             self._height, self._head_hash = height_of(head), head[8:]
             self._certified = height_of(self._required_meta(txn, records.META_CERTIFIED))
             self._pruned = height_of(self._required_meta(txn, records.META_PRUNED))
+            self._pending = PendingPlaces(self._required_meta(txn, records.META_FOLDED))
+        self._pending.load(self._height, self._outcomes)
 
     # Reading.
 
@@ -210,8 +214,10 @@ class LmdbLedger:
         return iter([(key, unpack_state(value)) for key, value in self._rows(STATE, prefix, limit)])
 
     def place(self, transaction_id: bytes) -> TransactionPlace | None:
+        # Memory first: a slice leaves memory only after the table has it, so that no reader misses both.
+        pending = self._pending.get(transaction_id)
         value = self._get(TRANSACTIONS, transaction_id[: records.ID_BYTES])
-        return None if value is None else unpack_place(value)
+        return pending if value is None else unpack_place(value)
 
     def receipt(self, transaction_id: bytes) -> Receipt | None:
         place = self.place(transaction_id)
@@ -227,13 +233,18 @@ class LmdbLedger:
         height, outcomes = 0, tuple[Outcome, ...]()
         while place is not None and len(entries) < limit:
             if place.height != height:
-                body = self._read(BLOCKS, height_key(place.height), _BODY)
-                height, outcomes = place.height, body.outcomes if body else ()
+                height, outcomes = place.height, self._outcomes(place.height)
             if place.index >= len(outcomes):
                 raise DamagedRecordError(LINKS.name, height_key(place.height), "points outside its block")
             entries.append((place.height, place.index, outcomes[place.index].transaction_id))
             place = self._place_before(place)
         return entries
+
+    def _outcomes(self, height: int) -> tuple[Outcome, ...]:
+        body = self._read(BLOCKS, height_key(height), _BODY)
+        if body is None:
+            raise DamagedRecordError(BLOCKS.name, height_key(height), "the record is missing")
+        return body.outcomes
 
     def _place_before(self, place: TransactionPlace) -> TransactionPlace | None:
         links = self._get(LINKS, height_key(place.height)) or b""
@@ -277,14 +288,18 @@ class LmdbLedger:
             own = new_hash if certificate.height == header.height else self._own_hash(certificate.height)
             check_certificate(certificate, header.height, own)
         certified = max([self._certified, *(item.height for item in certificates)])
+        folds = self._pending.due(self._height)
         with self._writing() as txn:
             self._put_block(txn, commit)
-            self._put_outcomes(txn, commit.block, transactions)
+            self._put_signers(txn, header.height, transactions)
+            self._put_folds(txn, folds)
             self._put_state(txn, commit)
             self._put_certificates(txn, certificates, certified)
             self._put(txn, META, records.META_HEAD, height_key(header.height) + new_hash)
             self._put(txn, META, records.META_LTHASH, commit.lthash)
             self._put_counts(txn)
+        self._pending.drop(folds, self._height)
+        self._pending.add(header.height, commit.block.outcomes)
         self._height, self._head_hash, self._certified = header.height, new_hash, certified
         if header.height % RELEASE_BLOCKS == 0:
             self._mapped.release()
@@ -342,7 +357,7 @@ class LmdbLedger:
             with disk_faults(self._path), self._env.begin(write=True) as txn:
                 yield txn
         except EnvironmentFault as fault:
-            if not isinstance(fault.__context__, lmdb.MapFullError):
+            if not isinstance(fault.__cause__, lmdb.MapFullError):
                 self._fault = fault
             raise
 
@@ -354,15 +369,16 @@ class LmdbLedger:
         for place, stored in enumerate(commit.batches):
             self._put(txn, BATCHES, batch_key(block.header.height, place), encode(stored), append=True)
 
-    def _put_outcomes(self, txn: Any, block: ChainBlock, transactions: Sequence[Transaction]) -> None:
-        height = block.header.height
+    def _put_folds(self, txn: Any, folds: Sequence[Fold]) -> None:
+        if not folds:
+            return
+        for _, rows in folds:
+            if rows:
+                txn.cursor(self._dbs[TRANSACTIONS]).putmulti(rows, overwrite=False)
+        self._put(txn, META, records.META_FOLDED, self._pending.folded_after(folds, self._height))
+
+    def _put_signers(self, txn: Any, height: int, transactions: Sequence[Transaction]) -> None:
         places = [pack_place(height, index) for index in range(len(transactions))]
-        ids = [outcome.transaction_id[: records.ID_BYTES] for outcome in block.outcomes]
-        first = dict(zip(reversed(ids), reversed(places), strict=True))
-        seal = TRANSACTIONS.seal
-        rows = [(key, seal(key, first[key])) for key in sorted(first)]
-        if rows:
-            txn.cursor(self._dbs[TRANSACTIONS]).putmulti(rows, overwrite=False)
         signers = [tx.signer for tx in transactions]
         newest = self._newest_places(txn, sorted(set(signers)))
         links = []
@@ -425,8 +441,11 @@ class LmdbLedger:
         return None if header is None else header_hash(header)
 
     def _get(self, table: Table, key: bytes) -> bytes | None:
-        with disk_faults(self._path), self._env.begin(db=self._dbs[table]) as txn:
-            stored = txn.get(key)
+        try:
+            with self._env.begin(db=self._dbs[table]) as txn:
+                stored = txn.get(key)
+        except (lmdb.Error, OSError) as error:
+            raise fault_of(error, self._path) from error
         return None if stored is None else table.unseal(key, stored)
 
     def _read(self, table: Table, key: bytes, decoder: "msgspec.msgpack.Decoder[T]") -> T | None:

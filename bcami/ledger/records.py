@@ -80,7 +80,7 @@ STATE: Final = Table("state")
 HISTORY: Final = Table("history")
 """State key and height to the height of the version before, and the value written."""
 TRANSACTIONS: Final = Table("transactions")
-"""First bytes of a transaction id to the place of its first outcome."""
+"""First bytes of a transaction id to the place of its first outcome; the newest are pending (see `index`)."""
 SIGNERS: Final = Table("signers")
 """Signer to the place of its newest transaction."""
 LINKS: Final = Table("links")
@@ -106,6 +106,8 @@ META_HEAD: Final = b"head"
 META_LTHASH: Final = b"lthash"
 META_CERTIFIED: Final = b"certified"
 META_PRUNED: Final = b"pruned"
+META_FOLDED: Final = b"folded"
+"""For each slice of the transaction index the height up to which the table has it."""
 META_COUNTS: Final = b"counts"
 META_OWNER: Final = b"owner"
 LEDGER_FORMAT: Final = b"bcami ledger 1"
