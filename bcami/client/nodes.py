@@ -38,8 +38,9 @@ MSGPACK: Final = "application/msgpack"
 _HEADERS: Final = {"accept": MSGPACK, "content-type": MSGPACK}
 _CONNECT_S: Final = 3.0
 _ANSWER_S: Final = 10.0
-_GRACE_S: Final = 5.0
+_GRACE_S: Final = 2.0
 """What is added to a wait that the node was asked to make itself."""
+_WHOLE_REQUEST: Final = {400: Reason.MALFORMED, 413: Reason.OVERSIZED, 422: Reason.MALFORMED}
 
 _GENESIS: Final[Codec[Genesis]] = Codec(Genesis, GENESIS_BYTES_MAX)
 _BUNDLE: Final[Codec[BlockBundle]] = Codec(BlockBundle, BUNDLE_BYTES_MAX)
@@ -47,15 +48,17 @@ _HEADER: Final[Codec[CertifiedHeader]] = Codec(CertifiedHeader, 256 * KIB)
 _CONTRIBUTION: Final[Codec[ContributionAnswer]] = Codec(ContributionAnswer, KIB)
 
 
-class NodeUnavailable(Exception):  # noqa: N818 - a state of the node, not a mistake of ours
+class NodeUnavailable(Exception):
     """The node gave no usable answer: not reached, too slow, busy (429, 503), failing, or talking nonsense."""
 
-    def __init__(self, node: str, what: str, *, retry_after_ms: int = 0) -> None:
+    def __init__(self, node: str, what: str, *, retry_after_ms: int = 0, refuses: Reason | None = None) -> None:
         super().__init__(f"{node}: {what}")
         self.node = node
         self.what = what
         self.retry_after_ms = retry_after_ms
         """How long the node asked to be left alone; 0 when it did not say."""
+        self.refuses = refuses
+        """Set when the node itself is well and turned down the request as a whole: `malformed` or `oversized`."""
 
 
 class NodeClient:
@@ -201,6 +204,7 @@ class NodeClient:
             self.url,
             f"{response.request.method} {response.request.url.path}: HTTP {response.status_code}",
             retry_after_ms=retry_after_ms(response.headers.get("retry-after")),
+            refuses=_WHOLE_REQUEST.get(response.status_code),
         )
 
     def _decode(self, codec: Codec[T], data: bytes) -> T:

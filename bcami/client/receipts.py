@@ -106,7 +106,8 @@ class _Block:
         place, last, level = index, header.transaction_count - 1, 0
         if not 0 <= index <= last:
             return False
-        proven, climbed = self._proven, []
+        proven = self._proven
+        climbed: list[tuple[int, bytes]] = []
         node = sha256(b"\x00" + leaf).digest()
         steps = iter(path)
         while True:

@@ -29,6 +29,20 @@ BUSY_REASONS: Final = frozenset(
 )
 """These speak of the node, not of the transaction: they never count towards abandoning it."""
 
+LAGGING_REASONS: Final = frozenset(
+    {
+        Reason.UNKNOWN_HID,
+        Reason.UNKNOWN_SESSION,
+        Reason.UNKNOWN_PERIOD,
+        Reason.TIMESTAMP_AHEAD,
+        Reason.REPLAY,
+    }
+)
+"""A node that is a block or a second behind says these of a good transaction (`replay`: one that knows the id only
+from another's batch), so it has to repeat them."""
+LAGGING_REFUSALS: Final = 3
+"""How often one node says such a reason before it counts as its refusal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -119,6 +133,7 @@ class Retry:
     seed: bytes
     backoff: Backoff = field(default_factory=Backoff)
     refusals: dict[int, Reason] = field(default_factory=dict)
+    lagging: dict[int, int] = field(default_factory=dict)
     unknowns: int = 0
     rounds: int = 0
     wait_until_ms: int = 0
@@ -134,8 +149,9 @@ class Retry:
         self.home = node + 1
         return Verdict.AGAIN
 
-    def unknown(self, node: int) -> Verdict:
+    def unknown(self, node: int, now_ms: int) -> Verdict:
         """The node has it and no receipt yet."""
+        self._slow_down(now_ms)
         self.unknowns += 1
         if self.unknowns >= UNKNOWNS_AT_A_NODE:
             self.unknowns = 0
@@ -151,9 +167,14 @@ class Retry:
     def refused(self, node: int, reason: Reason, now_ms: int, retry_after_ms: int = 0) -> Verdict:
         """Count one node's no."""
         self.home = node + 1
+        self._slow_down(now_ms)
         if reason in BUSY_REASONS:
             self.wait_until_ms = max(self.wait_until_ms, now_ms + retry_after_ms)
             return Verdict.AGAIN
+        if reason in LAGGING_REASONS:
+            self.lagging[node] = self.lagging.get(node, 0) + 1
+            if self.lagging[node] < LAGGING_REFUSALS:
+                return Verdict.AGAIN
         self.refusals[node] = reason
         if len(self.refusals) >= self.weak:
             return Verdict.ABANDON
