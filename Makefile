@@ -7,7 +7,7 @@
 #   make lock      renew requirements.lock from pyproject.toml
 #   make clean     remove what the above made
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -32,7 +32,7 @@ demo: install
 	$(BIN)/bcami demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/style
 
 check: install
 	$(BIN)/ruff format --check .

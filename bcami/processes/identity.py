@@ -29,7 +29,10 @@ def identify(pid: int) -> ProcessIdentity | None:
         fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else ProcessIdentity(pid, fields[19])
+    state, threads, started = fields[0], int(fields[17]), fields[19]
+    # While other threads still end, the first one is a zombie already, and the process holds its ports.
+    gone = state in "ZX" and threads <= 1
+    return None if gone else ProcessIdentity(pid, started)
 
 
 def write_pid_file(path: Path, identity: ProcessIdentity) -> None:

@@ -1,5 +1,6 @@
 """Ports: is one free, who holds it, and where are enough free ones in a row."""
 
+import contextlib
 import errno
 import secrets
 import socket
@@ -58,14 +59,20 @@ def holder(port: int) -> str:
     if not inodes:
         return ""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            links = {str(entry.readlink()) for entry in (process / "fd").iterdir()}
-            if links & inodes:
+        if _open_files(process) & inodes:
+            with contextlib.suppress(OSError):  # it may end at any moment
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 return f"process {process.name} listens there: {command[:120]}"
-        except OSError:
-            continue
     return ""
+
+
+def _open_files(process: Path) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):  # of another user, or gone
+        for entry in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.add(str(entry.readlink()))
+    return found
 
 
 def _listening_inodes(port: int) -> set[str]:

@@ -79,6 +79,7 @@ class Supervisor:
         """
         chosen = [service for service in self.services if not names or service.name in names]
         with _lock(self._home):
+            self.ended()
             found = {service.name: running(service.pid_file) for service in chosen}
             missing = [service for service in chosen if found[service.name] is None]
             check_free(self._network, {service.name for service in missing})
@@ -88,7 +89,11 @@ class Supervisor:
                 if identity is not None:
                     results.append(Readiness(service.name, service.url, identity.pid, None))
                     report(results[-1])
-            return results + self._start(missing, report, ready_s)
+            try:
+                return results + self._start(missing, report, ready_s)
+            finally:
+                if not self._attached:
+                    self._disown()
 
     def down(self, names: Sequence[str] = (), *, stop_s: float = STOP_S) -> list[tuple[str, bool]]:
         """Stop whatever of `names` (all when empty) runs; return (name, ended by itself) of each that ran."""
@@ -113,7 +118,7 @@ class Supervisor:
         for name, child in list(self._children.items()):
             status = child.poll()
             if status is not None:
-                del self._children[name]
+                self._forget(name)
                 gone.append((name, _how_it_ended(status)))
         return gone
 
@@ -139,15 +144,22 @@ class Supervisor:
                     elif seconds > ready_s:
                         raise _not_ready(service, offsets[service.name], f"not ready after {ready_s:.0f} s")
                 _pause()
-        if not self._attached:
-            self._disown()
         return results
 
     def _disown(self) -> None:
         """Let go of detached processes, which are found by their pid files from now on."""
         for child in self._children.values():
-            child.returncode = 0  # otherwise Popen complains that nobody waited
+            if child.poll() is None:
+                child.returncode = 0  # otherwise Popen complains that nobody waited
         self._children.clear()
+
+    def _forget(self, name: str) -> None:
+        """Collect an attached process that ended, and close its lifeline."""
+        child = self._children.pop(name, None)
+        if child is not None:
+            child.wait(STOP_S)
+            if child.stdin is not None:
+                child.stdin.close()
 
     def _spawn(self, service: Service) -> None:
         service.log.parent.mkdir(parents=True, exist_ok=True)
@@ -175,11 +187,7 @@ class Supervisor:
         self._wait_gone(stubborn, stop_s)
         for service in chosen:
             service.pid_file.unlink(missing_ok=True)
-            child = self._children.pop(service.name, None)
-            if child is not None:
-                child.wait(stop_s)
-                if child.stdin is not None:
-                    child.stdin.close()
+            self._forget(service.name)
         return [(name, name not in stubborn) for name in alive]
 
     def _wait_gone(self, alive: dict[str, ProcessIdentity], bound_s: float) -> dict[str, ProcessIdentity]:
