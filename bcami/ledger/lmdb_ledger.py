@@ -47,7 +47,7 @@ from bcami.ledger.records import (
     unpack_place,
     unpack_state,
 )
-from bcami.ledger.rules import check_certificate, check_commit, check_prune, executed_transactions, pruned_batch
+from bcami.ledger.rules import check_certificate, check_commit, check_prune, pruned_batch, transactions_of
 from bcami.ledger.store import LTHASH_BYTES, WITHOUT_HISTORY, CommitRefused, LedgerCommit, SignerEntry, TableSize
 from bcami.model.block import BlockCertificate, Header, Outcome, Receipt, header_hash
 from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
@@ -61,6 +61,8 @@ T = TypeVar("T")
 
 RELEASE_BLOCKS: Final = 16
 """Commits after which mapped pages go back to the page cache."""
+NEWEST_MAX: Final = 16_384
+"""Signers whose newest place is remembered, about 3 MB."""
 PRUNE_BLOCKS: Final = 64
 """Blocks that one write of `prune` covers, so that commits get their turn."""
 
@@ -92,6 +94,7 @@ class LmdbLedger:
         self._quorum = Quorum(len(genesis.members))
         self._write = write
         self._fault: EnvironmentFault | None = None
+        self._newest: dict[bytes, bytes] = {}
         self._lock: WriterLock | None = None
         if write:
             with disk_faults(path):
@@ -283,7 +286,7 @@ class LmdbLedger:
                 self.put_certificates(certificates)
             return
         new_hash = check_commit(commit, self._height, self._head_hash, self._chain)
-        transactions = executed_transactions(commit.block, commit.batches, self._quorum)
+        transactions = transactions_of(commit.block, commit.batches, self._quorum)
         for certificate in certificates:
             own = new_hash if certificate.height == header.height else self._own_hash(certificate.height)
             check_certificate(certificate, header.height, own)
@@ -291,7 +294,7 @@ class LmdbLedger:
         folds = self._pending.due(self._height)
         with self._writing() as txn:
             self._put_block(txn, commit)
-            self._put_signers(txn, header.height, transactions)
+            newest = self._put_signers(txn, header.height, transactions)
             self._put_folds(txn, folds)
             self._put_state(txn, commit)
             self._put_certificates(txn, certificates, certified)
@@ -300,6 +303,9 @@ class LmdbLedger:
             self._put_counts(txn)
         self._pending.drop(folds, self._height)
         self._pending.add(header.height, commit.block.outcomes)
+        if len(self._newest) > NEWEST_MAX:
+            self._newest.clear()
+        self._newest.update(newest)
         self._height, self._head_hash, self._certified = header.height, new_hash, certified
         if header.height % RELEASE_BLOCKS == 0:
             self._mapped.release()
@@ -377,23 +383,29 @@ class LmdbLedger:
                 txn.cursor(self._dbs[TRANSACTIONS]).putmulti(rows, overwrite=False)
         self._put(txn, META, records.META_FOLDED, self._pending.folded_after(folds, self._height))
 
-    def _put_signers(self, txn: Any, height: int, transactions: Sequence[Transaction]) -> None:
-        places = [pack_place(height, index) for index in range(len(transactions))]
+    def _put_signers(self, txn: Any, height: int, transactions: Sequence[Transaction]) -> dict[bytes, bytes]:
+        """Write links and newest places; return the newest places, to be remembered once they are durable."""
         signers = [tx.signer for tx in transactions]
-        newest = self._newest_places(txn, sorted(set(signers)))
+        newest = self._newest_places(txn, set(signers))
         links = []
-        for signer, place in zip(signers, places, strict=True):
+        for index, signer in enumerate(signers):
             links.append(newest.get(signer, records.NO_PLACE))
-            newest[signer] = place
+            newest[signer] = pack_place(height, index)
         seal = SIGNERS.seal
         rows = [(signer, seal(signer, newest[signer])) for signer in sorted(newest)]
         if rows:
             txn.cursor(self._dbs[SIGNERS]).putmulti(rows)
         self._put(txn, LINKS, height_key(height), b"".join(links), append=True)
+        return newest
 
-    def _newest_places(self, txn: Any, signers: Sequence[bytes]) -> dict[bytes, bytes]:
-        found = txn.cursor(self._dbs[SIGNERS]).getmulti(signers) if signers else []
-        return {key: SIGNERS.unseal(key, stored) for key, stored in found}
+    def _newest_places(self, txn: Any, signers: set[bytes]) -> dict[bytes, bytes]:
+        known = self._newest
+        newest = {signer: known[signer] for signer in signers if signer in known}
+        others = sorted(signers - newest.keys())
+        if others:
+            for signer, stored in txn.cursor(self._dbs[SIGNERS]).getmulti(others):
+                newest[signer] = SIGNERS.unseal(signer, stored)
+        return newest
 
     def _put_state(self, txn: Any, commit: LedgerCommit) -> None:
         height = height_key(commit.block.header.height)
@@ -442,8 +454,12 @@ class LmdbLedger:
 
     def _get(self, table: Table, key: bytes) -> bytes | None:
         try:
-            with self._env.begin(db=self._dbs[table]) as txn:
+            # Not `with`: its protocol costs as much as the read itself.
+            txn = self._env.begin(db=self._dbs[table])
+            try:
                 stored = txn.get(key)
+            finally:
+                txn.abort()
         except (lmdb.Error, OSError) as error:
             raise fault_of(error, self._path) from error
         return None if stored is None else table.unseal(key, stored)

@@ -8,7 +8,7 @@ import msgspec
 
 from bcami.codec import encode
 from bcami.ledger.receipts import ReceiptMaker
-from bcami.ledger.rules import check_certificate, check_commit, check_prune, executed_transactions, pruned_batch
+from bcami.ledger.rules import check_certificate, check_commit, check_prune, pruned_batch, transactions_of
 from bcami.ledger.store import LTHASH_BYTES, WITHOUT_HISTORY, LedgerCommit, SignerEntry, TableSize
 from bcami.model.block import BlockCertificate, Header, Receipt, header_hash
 from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
@@ -65,7 +65,7 @@ class MemoryLedger:
             self.put_certificates(certificates)
             return
         new_hash = check_commit(commit, self.height, self._head_hash, self._chain)
-        transactions = executed_transactions(commit.block, commit.batches, self._quorum)
+        transactions = transactions_of(commit.block, commit.batches, self._quorum)
         for certificate in certificates:
             own = new_hash if certificate.height == header.height else self._own_hash(certificate.height)
             check_certificate(certificate, header.height, own)

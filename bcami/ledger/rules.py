@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from bcami.crypto.verification import absent_transactions
+from bcami.crypto.verification import executed_transactions
 from bcami.ledger.store import LTHASH_BYTES, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, CommitRefused, LedgerCommit
 from bcami.model.batch import leaf_hash
 from bcami.model.block import BlockCertificate, header_hash
@@ -50,33 +50,23 @@ def _check_writes(commit: LedgerCommit) -> None:
         last = key
 
 
-def executed_transactions(block: ChainBlock, batches: Sequence[StoredBatch], quorum: Quorum) -> list[Transaction]:
-    """Return the transactions behind `block.outcomes`, in that order: batches in order, absent ones left out.
+def transactions_of(block: ChainBlock, batches: Sequence[StoredBatch], quorum: Quorum) -> list[Transaction]:
+    """Return the transactions behind `block.outcomes`, in that order.
 
-    Raises CommitRefused when their number is not that of the outcomes, or a batch is not the certificate's.
+    Raises CommitRefused when their number is not that of the outcomes, or a batch is not the one ordered.
     """
-    result: list[Transaction] = []
+    height = block.header.height
     for place, stored in zip(block.executed, batches, strict=True):
         if place >= len(block.proposal.certificates):
-            raise CommitRefused(f"block {block.header.height} executed a batch that it does not order")
-        certificate = block.proposal.certificates[place]
-        batch = stored.batch
-        if (batch.collector, batch.number, len(batch.transactions)) != (
-            certificate.collector,
-            certificate.number,
-            certificate.count,
-        ):
-            raise CommitRefused(f"block {block.header.height} comes with another batch than it orders")
-        absent = absent_transactions(certificate, quorum)
-        if absent:
-            result += [tx for index, tx in enumerate(batch.transactions) if index not in absent]
-        else:
-            result += batch.transactions
-    if len(result) != len(block.outcomes):
-        raise CommitRefused(
-            f"block {block.header.height} has {len(block.outcomes)} outcomes for {len(result)} transactions"
-        )
-    return result
+            raise CommitRefused(f"block {height} executed a batch that it does not order")
+        batch, certificate = stored.batch, block.proposal.certificates[place]
+        ordered = (certificate.collector, certificate.number, certificate.count)
+        if (batch.collector, batch.number, len(batch.transactions)) != ordered:
+            raise CommitRefused(f"block {height} comes with another batch than it orders")
+    transactions = [tx for _, _, tx in executed_transactions(block, batches, quorum)]
+    if len(transactions) != len(block.outcomes):
+        raise CommitRefused(f"block {height} has {len(block.outcomes)} outcomes for {len(transactions)} transactions")
+    return transactions
 
 
 def check_certificate(certificate: BlockCertificate, height: int, own_hash: bytes | None) -> None:
