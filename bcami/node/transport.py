@@ -212,6 +212,7 @@ class Transport:
                 )
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
+        self._accepted: set[asyncio.StreamWriter] = set()
         self.bytes_sent = 0
         self.frames_sent = 0
 
@@ -244,6 +245,8 @@ class Transport:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._server is not None:
             self._server.close()
+        for writer in list(self._accepted):
+            writer.transport.abort()
 
     def send(self, peer: int, message: PeerMessage) -> None:
         self._enqueue(peer, message, frame(encode(message)))
@@ -268,6 +271,7 @@ class Transport:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer: int | None = None
+        self._accepted.add(writer)
         try:
             peer = peer_of(writer, self._roster)
             hello = HELLO_CODEC.decode(
@@ -284,4 +288,5 @@ class Transport:
         except MalformedError as error:
             self._listener.observe(events.Refused("transport", Reason.MALFORMED, peer, detail=str(error)[:200]))
         finally:
+            self._accepted.discard(writer)
             writer.close()

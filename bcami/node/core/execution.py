@@ -164,7 +164,7 @@ class Executor:
             proposal_digest=proposal_digest(self._roster.chain, self._roster.epoch, proposal),
             transaction_count=len(work.outcomes),
             transactions_root=merkle.root(work.leaves),
-            results_root=results.root,
+            results_root=results.root(),
             state_root=self._lthash.root(),
             state_bytes=self._state_bytes,
             time_ms=time_ms,

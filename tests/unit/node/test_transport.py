@@ -1,0 +1,207 @@
+"""Frames over real mutual TLS on loopback: who is who, limits, bad bytes, bounded queues."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from bcami.codec import encode
+from bcami.crypto.keys import SecretKey
+from bcami.crypto.roster import Roster
+from bcami.crypto.tls import certificate_fingerprint, client_context, make_tls_identity, server_context
+from bcami.model import events
+from bcami.model.genesis import Genesis, Member, Parameters
+from bcami.model.reasons import Reason
+from bcami.model.wire import HELLO_CODEC, FetchBlocks, Hello, PeerMessage, Status
+from bcami.node.transport import LANES, QUEUE_BYTES_MAX, OutgoingLane, PeerAddress, Transport, frame
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, PeerMessage]] = []
+        self.up: list[int] = []
+        self.down: list[int] = []
+        self.seen: list[events.Observation] = []
+        self.changed = asyncio.Event()
+
+    def on_frame(self, peer: int, message: PeerMessage) -> None:
+        self.frames.append((peer, message))
+        self.changed.set()
+
+    def on_peer_up(self, peer: int) -> None:
+        self.up.append(peer)
+        self.changed.set()
+
+    def on_peer_down(self, peer: int, reason: str) -> None:
+        self.down.append(peer)
+        self.changed.set()
+
+    def observe(self, observation: events.Observation) -> None:
+        self.seen.append(observation)
+        self.changed.set()
+
+    async def until(self, condition) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self.changed.clear()
+                if condition():
+                    return
+                await self.changed.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Pair:
+    """Two members, and a stranger with a certificate that no genesis names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pems = []
+        for name in ("node1", "node2", "stranger"):
+            key, certificate = make_tls_identity(name)
+            (folder / f"{name}.key").write_bytes(key)
+            (folder / f"{name}.key").chmod(0o600)
+            (folder / f"{name}.pem").write_bytes(certificate)
+            self.pems.append(certificate)
+        keys = [SecretKey.generate(bytes([i]) * 32) for i in range(2)]
+        key = keys[0]
+        members = tuple(Member(f"node{i + 1}", keys[i].public_key, certificate_fingerprint(self.pems[i])) for i in range(2))
+        genesis = Genesis(
+            "t",
+            0,
+            0,
+            members,
+            key.public_key,
+            bytes(32),
+            key.public_key,
+            bytes([4]) * 65,
+            bytes(32),
+            1,
+            Parameters(),
+            False,
+        )
+        self.roster = Roster.from_genesis(genesis)
+        self.addresses = [PeerAddress(i, f"node{i + 1}", "127.0.0.1", free_port()) for i in range(2)]
+        self.listeners = [Listener(), Listener()]
+
+    def contexts(self, name: str):
+        files = (self.folder / f"{name}.pem", self.folder / f"{name}.key", self.pems[:2])
+        return server_context(*files), client_context(*files)
+
+    def transport(self, i: int) -> Transport:
+        server, client = self.contexts(f"node{i + 1}")
+        return Transport(self.roster, i, self.addresses, server, client, self.listeners[i])
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)
+
+
+def status(replica: int, height: int = 1) -> Status:
+    return Status(0, replica, 0, False, height, height, (0, 0))
+
+
+def test_messages_arrive_in_order_from_the_peer_that_the_certificate_names(pair: Pair) -> None:
+    async def scene() -> None:
+        a, b = pair.transport(0), pair.transport(1)
+        await a.start()
+        await b.start()
+        await pair.listeners[0].until(lambda: 1 in pair.listeners[0].up)
+        for height in range(50):
+            a.send(1, status(0, height))
+        a.broadcast(FetchBlocks(1, 2))
+        received = pair.listeners[1]
+        await received.until(lambda: len(received.frames) == 51)
+        assert [peer for peer, _ in received.frames] == [0] * 51
+        assert [message.executed for _, message in received.frames[:50]] == list(range(50))
+        await b.stop()
+        await pair.listeners[0].until(lambda: 1 in pair.listeners[0].down)
+        await a.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_peer_that_comes_back_is_found_again(pair: Pair) -> None:
+    async def scene() -> None:
+        a, b = pair.transport(0), pair.transport(1)
+        await a.start()
+        await b.start()
+        listener = pair.listeners[0]
+        await listener.until(lambda: listener.up == [1])
+        await b.stop()
+        await listener.until(lambda: listener.down == [1])
+        again = pair.transport(1)
+        await again.start()
+        await listener.until(lambda: listener.up == [1, 1])
+        await again.stop()
+        await a.stop()
+
+    asyncio.run(scene())
+
+
+async def dial(pair: Pair, name: str, data: list[bytes]) -> bytes:
+    _, client = pair.contexts(name)
+    address = pair.addresses[0]
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=client, server_hostname="node1")
+    for part in data:
+        writer.write(part)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def test_a_stranger_is_turned_away_and_no_frame_of_it_is_read(pair: Pair) -> None:
+    async def scene() -> None:
+        a = pair.transport(0)
+        await a.start()
+        with pytest.raises((ConnectionError, OSError)):
+            hello = frame(HELLO_CODEC.encode(Hello(pair.roster.chain, 1, "votes")))
+            await dial(pair, "stranger", [hello, frame(encode(status(1)))])
+            raise ConnectionError("closed without an answer")
+        assert pair.listeners[0].frames == []
+        await a.stop()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("hello", "rest"),
+    [
+        (lambda pair: Hello(bytes(32), 1, "votes"), []),
+        (lambda pair: Hello(pair.roster.chain, 0, "votes"), []),
+        (lambda pair: Hello(pair.roster.chain, 1, "gossip"), []),
+        (lambda pair: Hello(pair.roster.chain, 1, "votes"), [frame(b"\xc1garbage")]),
+        (lambda pair: Hello(pair.roster.chain, 1, "votes"), [(2**31).to_bytes(4, "big")]),
+        (lambda pair: Hello(pair.roster.chain, 1, "votes"), [frame(encode(status(1))[:-1])]),
+    ],
+)
+def test_malformed_bytes_end_the_connection_and_are_counted(pair: Pair, hello, rest) -> None:
+    async def scene() -> None:
+        a = pair.transport(0)
+        await a.start()
+        greeting = frame(HELLO_CODEC.encode(hello(pair)))
+        assert await dial(pair, "node2", [greeting, *rest]) == b""
+        listener = pair.listeners[0]
+        await listener.until(lambda: any(isinstance(item, events.Refused) for item in listener.seen))
+        assert listener.seen[-1].reason is Reason.MALFORMED
+        assert listener.frames == []
+        await a.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_full_queue_drops_and_counts_instead_of_growing(pair: Pair) -> None:
+    _, client = pair.contexts("node1")
+    for lane in LANES:
+        outgoing = OutgoingLane(pair.addresses[1], lane, client, pair.roster, 0, lambda up, reason: None)
+        outgoing.connected = True
+        size = QUEUE_BYTES_MAX[lane] // 4
+        accepted = [outgoing.enqueue(bytes(size)) for _ in range(6)]
+        assert accepted == [True] * 4 + [False] * 2
+        assert outgoing.queued_bytes <= QUEUE_BYTES_MAX[lane] and outgoing.dropped == 2
