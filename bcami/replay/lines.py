@@ -1,6 +1,7 @@
 """Blocks of whole lines out of a data file, with the number of each line."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Final
 
@@ -13,6 +14,7 @@ from bcami.units import MIB
 
 BLOCK_BYTES: Final = 4 * MIB
 """About 85,000 rows: large enough for numpy, small enough that a block's arrays stay below 50 MB."""
+DAMAGE_STEP_BYTES: Final = 4096
 LINE_BYTES_MAX: Final = 1 * MIB
 """A file without line ends must not be collected in memory; hhblock has about 350 bytes a line."""
 
@@ -44,7 +46,7 @@ def read_blocks(file: DataFile) -> Iterator[Block]:
             try:
                 fresh = stream.read(BLOCK_BYTES)
             except DAMAGED as error:
-                raise damaged(file.name, error, line - 1 + rest.count(b"\n")) from error
+                raise damaged(file.name, error, _lines_before_damage(file)) from error
             except OSError as error:
                 raise unreadable(file.name, error) from error
             if not fresh and not rest:
@@ -64,6 +66,15 @@ def read_blocks(file: DataFile) -> Iterator[Block]:
             block = _split(data[:cut], line, _position(stream, file))
             line += len(block.starts)
             yield _without_header(block) if block.first_line == 1 else block
+
+
+def _lines_before_damage(file: DataFile) -> int:
+    """Return how many whole lines can be had, the header included: the last block came short of what was there."""
+    lines = 0
+    with suppress(InputError, *DAMAGED), open_data(file) as stream:
+        while fresh := stream.read1(DAMAGE_STEP_BYTES):  # type: ignore[attr-defined] # read1: both archives have it
+            lines += fresh.count(b"\n")
+    return lines
 
 
 def _split(data: bytes, line: int, position: int) -> Block:

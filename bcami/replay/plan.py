@@ -10,7 +10,7 @@ shorter. So a meter with n readings has ceil(n / K) reports, numbered 0, 1, 2 â€
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -40,7 +40,7 @@ class PlannedReport(NamedTuple):
 
 def reports_in_file_order(
     chunks: Iterable[ReadingChunk], readings_per_report: int, round_readings: int = ROUND_READINGS
-) -> Iterator[PlannedReport]:
+) -> Generator[PlannedReport, None, None]:
     """Yield the reports of a plan in file order. Memory: one round and the readings short of a whole report."""
     ordinals: dict[int, int] = {}
     held: list[ReadingChunk] = []
@@ -59,7 +59,7 @@ def reports_in_file_order(
 
 def reports_in_time_order(
     chunks: Iterable[ReadingChunk], readings_per_report: int, ids: Sequence[str], scratch: Path | None = None
-) -> Iterator[PlannedReport]:
+) -> Generator[PlannedReport, None, None]:
     """Yield the reports of a plan in the order in which they become due; meters by id where equal.
 
     Everything is read before the first report comes. `ids` may grow while the chunks are read.
