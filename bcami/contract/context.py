@@ -13,6 +13,7 @@ from bcami.contract.network import Network
 from bcami.crypto.hpke import is_valid_kem_key
 from bcami.crypto.points import point_sum
 from bcami.crypto.signatures import is_valid_public_key, verify
+from bcami.ledger.store import STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX
 from bcami.model.chain import StateEntry
 from bcami.model.reasons import Reason
 from bcami.model.registration import (
@@ -134,6 +135,8 @@ class Context:
         self.step()
         if not self.writable:
             raise TypeError("queries and signers functions write no state")
+        if len(key) > STATE_KEY_BYTES_MAX or (value is not None and len(value) > STATE_VALUE_BYTES_MAX):
+            raise ValueError("a state key or value is larger than the ledger takes")
         self.writes[key] = value
 
     def sha256(self, data: bytes) -> bytes:

@@ -23,10 +23,14 @@ from bcami.contract.state import Map, View
 from bcami.crypto.signatures import verify
 from bcami.errors import InputError, MalformedError
 from bcami.model.genesis import Genesis
+from bcami.model.ids import Name
 from bcami.model.reasons import Reason
 from bcami.model.transaction import ARGUMENT_BYTES_MAX, Transaction
 
 T = TypeVar("T")
+
+RESERVED_NAMES: Final = frozenset(("guard", "system"))
+"""Where the node itself keeps state."""
 
 NO_WRITES: Final[Mapping[bytes, bytes | None]] = {}
 
@@ -213,7 +217,12 @@ class Runtime:
         return Reason.UNKNOWN_FUNCTION if contract in self._contracts else Reason.UNKNOWN_CONTRACT
 
     def _add(self, contract: type[Contract]) -> None:
+        _check_name(contract.name, f"contract {contract.name!r}")
+        if contract.name in RESERVED_NAMES:
+            raise InputError(f"a contract cannot be named {contract.name!r}: the node keeps state under this name")
         instance = contract()
+        for name in (*members_of(contract, Submit), *members_of(contract, Query)):
+            _check_name(name, f"function {contract.name}.{name}")
         for name, entry in members_of(contract, Submit).items():
             if entry.signers_function is None:
                 raise InputError(
@@ -246,7 +255,15 @@ def _run(flow: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a contract waited for something that is not the context")
 
 
+def _check_name(name: str, what: str) -> None:
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        raise InputError(f"no transaction could name {what}", do="use at most 32 of a-z, 0-9, _ and -") from None
+
+
 def _decoder(function: Callable[..., Any]) -> Callable[[bytes], Any]:
+    """Return what decodes the function's argument: records strictly, bytes as they are."""
     kind = get_type_hints(function, include_extras=True)["argument"]
     if kind is bytes:
         return bytes
