@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bcami.cli import network
+from bcami.cli import doctor, network, show
 from bcami.cli.options import HOME_DEFAULT
 from bcami.cli.runs import new_run
 from bcami.cli.screen import SCREEN
@@ -30,7 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-network.register(app)
+for group in (network, doctor, show):
+    group.register(app)
 
 
 def _show_version(wanted: bool) -> None:

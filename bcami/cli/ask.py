@@ -1,0 +1,68 @@
+"""Asks running nodes and the MDMS for JSON, on behalf of commands that show something."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import httpx
+
+from bcami.config import Network, NodeAddress
+from bcami.errors import EnvironmentFault, InputError
+from bcami.paths import HomePaths
+from bcami.processes.identity import running
+from bcami.processes.supervisor import last_log_lines
+
+_TIMEOUT_S: Final = 30.0
+_JSON: Final = {"accept": "application/json"}
+
+
+@contextmanager
+def http_client() -> Iterator[httpx.Client]:
+    """Yield a client that talks to this network only: no proxy from the environment, no redirects."""
+    with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, headers=_JSON) as client:
+        yield client
+
+
+def running_nodes(home: HomePaths, network: Network) -> list[NodeAddress]:
+    """Return the nodes that run. Raises EnvironmentFault when none does."""
+    found = [node for node in network.nodes if running(home.node(node.name).pid) is not None]
+    if not found:
+        raise EnvironmentFault("no node is running", where=str(home.folder), do="bcami up --detach")
+    return found
+
+
+def running_mdms(home: HomePaths, network: Network) -> str:
+    """Return the URL of the MDMS. Raises EnvironmentFault with its last log lines when it does not run."""
+    if running(home.mdms_pid) is None:
+        lines = "".join(f"\n    {line}" for line in last_log_lines(home.mdms_log, 5))
+        what = "the MDMS is not running" + (f"; last lines of {home.mdms_log}:{lines}" if lines else "")
+        raise EnvironmentFault(what, do="bcami up --detach mdms")
+    return network.mdms.url
+
+
+def get_json(client: httpx.Client, url: str, path: str, *, absent: str = "", **options: Any) -> dict[str, Any]:
+    """Return the JSON object at a path. Raises InputError with the text `absent` when there is none (404)."""
+    return _answered(client, "GET", url + path, absent, options)
+
+
+def post_json(client: httpx.Client, url: str, path: str, **options: Any) -> dict[str, Any]:
+    return _answered(client, "POST", url + path, "", options)
+
+
+def _answered(client: httpx.Client, method: str, address: str, absent: str, options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        answer = client.request(method, address, **options)
+    except httpx.HTTPError as error:
+        raise EnvironmentFault(
+            f"no answer: {type(error).__name__} {error}".rstrip(), where=f"{method} {address}", do="bcami status"
+        ) from None
+    if answer.status_code == httpx.codes.NOT_FOUND and absent:
+        raise InputError(absent)
+    try:
+        told = answer.json()
+    except ValueError:
+        told = None
+    if answer.status_code != httpx.codes.OK or not isinstance(told, dict):
+        detail = told.get("detail", told) if isinstance(told, dict) else answer.text[:200]
+        raise EnvironmentFault(f"HTTP {answer.status_code}: {detail}", where=f"{method} {address}", do="bcami doctor")
+    return told
