@@ -15,7 +15,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bcami.client.nodes import NodeClient, NodeUnavailable
 from bcami.client.receipts import ReceiptVerifier
@@ -62,10 +62,15 @@ class Settlement(NamedTuple):
 class Parcel:
     """Stored bytes of one transaction on their way."""
 
-    __slots__ = ("encoded", "home", "retry", "settled", "transaction_id")
+    __slots__ = ("encoded", "home", "owner", "retry", "settled", "transaction_id")
 
     def __init__(
-        self, encoded: bytes, transaction_id: bytes, home: int, settled: "Callable[[Parcel, Settlement], None]"
+        self,
+        encoded: bytes,
+        transaction_id: bytes,
+        home: int,
+        settled: "Callable[[Parcel, Settlement], None]",
+        owner: Any = None,
     ) -> None:
         self.encoded = encoded
         self.transaction_id = transaction_id
@@ -73,6 +78,8 @@ class Parcel:
         """The node that is asked first."""
         self.settled = settled
         """Called once, from the event loop."""
+        self.owner = owner
+        """Whatever `settled` needs to know it by."""
         self.retry: Retry | None = None
         """Made when the first attempt did not settle it."""
 
