@@ -1,0 +1,116 @@
+"""What a replica wants done: a closed set of frozen records, and the collector that one step fills.
+
+The shell carries effects out in their order. Its duties:
+
+1. Every `Persist` is durable before any later `Broadcast` or `SendTo` of any step leaves (protocol 5.2). Several may
+   share one durable write. When the write fails, nothing later leaves and the replica is not stepped again.
+2. `Decided` heights are executed in order; a height that catch-up has executed meanwhile is skipped.
+3. `SetTimer` replaces the timer of the same name.
+4. After `Halt` the replica answers nothing any more; an operator has to look (protocol 5.4).
+"""
+
+import msgspec
+
+from bcami.codec import encode
+from bcami.model.block import BlockCertificate
+from bcami.model.consensus import ConsensusMessage, Proposal
+from bcami.model.events import EquivocationSeen, Halted, Observation, Refused
+from bcami.model.reasons import Reason
+
+
+class Persist(msgspec.Struct, frozen=True):
+    """Store the value under the key, in place of an earlier one, before anything later is sent."""
+
+    key: bytes
+    value: bytes
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Records that nothing rests on any more; deleting them is not urgent."""
+
+    keys: tuple[bytes, ...]
+
+
+class Broadcast(msgspec.Struct, frozen=True):
+    """Send to every other replica."""
+
+    message: ConsensusMessage
+
+
+class SendTo(msgspec.Struct, frozen=True):
+    replica: int
+    message: ConsensusMessage
+
+
+class SetTimer(msgspec.Struct, frozen=True):
+    name: str
+    delay_ms: int
+
+
+class CancelTimer(msgspec.Struct, frozen=True):
+    name: str
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """The proposal is committed at this height: in height order, once in the life of the object."""
+
+    height: int
+    proposal: Proposal
+    view: int
+
+
+class Certified(msgspec.Struct, frozen=True):
+    """A block certificate became known; the low watermark moves when its block is executed here as well."""
+
+    certificate: BlockCertificate
+
+
+class NeedBlocks(msgspec.Struct, frozen=True):
+    """Others are certified up to `target_height` and this replica cannot get there by votes alone: catch up."""
+
+    target_height: int
+
+
+class Observe(msgspec.Struct, frozen=True):
+    observation: Observation
+
+
+class Halt(msgspec.Struct, frozen=True):
+    """Ordering stopped for good (protocol 5.4)."""
+
+    reason: str
+
+
+Effect = (
+    Persist | Forget | Broadcast | SendTo | SetTimer | CancelTimer | Decided | Certified | NeedBlocks | Observe | Halt
+)
+
+
+class Outbox:
+    """Collects the effects of one step in order."""
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+        self.halted = False
+
+    def add(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def refuse(self, reason: Reason, peer: int | None = None, detail: str = "") -> None:
+        """Say that an input was dropped, and why."""
+        self.add(Observe(Refused("consensus", reason, peer, detail=detail)))
+
+    def convict(self, what: str, first: ConsensusMessage, second: ConsensusMessage) -> None:
+        """Keep two verified statements of one replica that contradict each other."""
+        self.add(Observe(EquivocationSeen(first.replica, what, encode(first), encode(second))))
+        self.refuse(Reason.EQUIVOCATION, first.replica, what)
+
+    def halt(self, reason: str) -> None:
+        if not self.halted:
+            self.halted = True
+            self.add(Halt(reason))
+            self.add(Observe(Halted(reason)))
+
+    def take(self) -> list[Effect]:
+        taken, self._effects = self._effects, []
+        return taken
