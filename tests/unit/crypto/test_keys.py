@@ -10,6 +10,7 @@ import traceback
 import msgspec
 import pytest
 
+from bcami.crypto import hkdf
 from bcami.crypto.hpke import KemSecretKey, OpeningContext, SealingContext, setup_receiver, setup_sender
 from bcami.crypto.keys import SECRET_ACCESS, SecretKey, export_secret
 from bcami.crypto.opaque import SecretAccess
@@ -49,7 +50,8 @@ def assert_hides(text: str, secret: bytes) -> None:
 
 @pytest.mark.parametrize(("item", "secret"), SECRETS, ids=IDS)
 def test_no_text_shows_the_secret(item, secret):
-    for text in (repr(item), str(item), f"{item}", f"{item!r:>99}", "%s" % item, "{:x}".format(item), f"{[item]}"):
+    texts = [repr(item), str(item), f"{item}", f"{item!r:>99}", f"{item:x}", f"{[item]}", "{}".format(item)]  # noqa: UP032
+    for text in [*texts, "%s" % item]:  # noqa: UP031
         assert_hides(text, secret)
 
 
@@ -150,6 +152,25 @@ def test_generate_is_hedged_and_deterministic():
             kind.generate(b"\x01" * 31)
     with pytest.raises(ValueError, match="at least 32 bytes"):
         KemSecretKey.derive(b"\x01" * 31)
+
+
+def test_candidates_that_are_no_scalar_are_skipped(monkeypatch):
+    """RFC 9180 7.1.3: the next counter is tried; about one 32-byte string in 2^128 needs it."""
+    real, calls = hkdf.expand, []
+
+    def expand(key, info, length):
+        calls.append(info)
+        return b"\xff" * 32 if len(calls) % 3 else real(key, info, length)
+
+    monkeypatch.setattr(hkdf, "expand", expand)
+    for make in (KemSecretKey.derive, SecretKey.generate):
+        calls.clear()
+        make(b"\x01" * 32)
+        assert [info[-1] for info in calls] == [0, 1, 2]
+    monkeypatch.setattr(hkdf, "expand", lambda *_: bytes(32))
+    for make in (KemSecretKey.derive, SecretKey.generate):
+        with pytest.raises(ValueError, match="in 256"):
+            make(b"\x01" * 32)
 
 
 def test_a_key_is_a_signer():
