@@ -103,6 +103,11 @@ class Driver:
                 del self._tickets[ticket]
         return self.core.close_ticket(ticket, ids)
 
+    async def prune(self, up_to_height: int) -> None:
+        """Drop acknowledged usage payloads up to a height, on the ledger's own thread (protocol 7.2)."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._ledger_thread, self._ledger.prune, up_to_height)
+
     async def next_block(self) -> None:
         """Return when another block certificate has been saved."""
         await self._blocks_seen.wait()

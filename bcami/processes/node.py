@@ -25,18 +25,20 @@ from bcami.errors import BcamiError, EnvironmentFault, InputError
 from bcami.gateway.app import create_app
 from bcami.gateway.metrics import NodeMetrics
 from bcami.gateway.release import ReleasePolicy
+from bcami.gateway.retention import WrongAcknowledgement, prunable_height
 from bcami.gateway.service import NodeService
 from bcami.ledger.lmdb_ledger import LmdbLedger
 from bcami.ledger.lmdb_promises import LmdbPromises
 from bcami.model import events
 from bcami.node.core.core import NodeCore
-from bcami.node.driver import Driver
+from bcami.node.driver import Driver, now_ms
 from bcami.node.transport import PeerAddress, Transport
 from bcami.paths import HomePaths
 from bcami.processes.home import load_node_secrets, load_operator_token, open_home
 from bcami.processes.logs import start_logging
 
 SHUTDOWN_S: Final = 2
+UPKEEP_S: Final = 10.0
 _QUIET: Final = (events.BatchCertified, events.BlockCertified)
 
 
@@ -147,12 +149,26 @@ class NodeProcess:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+        upkeep = asyncio.create_task(self._upkeep(driver, service))
         try:
             await self._server.serve()
         finally:
             service.is_stopping = True
+            upkeep.cancel()
             await driver.stop()
             self._log.info("stopped")
+
+    async def _upkeep(self, driver: Driver, service: NodeService) -> None:
+        """Prune what the MDMS has stored and the retention lets go, now and then."""
+        retention_s = self._network.retention_seconds
+        while retention_s is not None:
+            height = prunable_height(service, round(retention_s * 1000), now_ms())
+            if isinstance(height, WrongAcknowledgement):
+                self._log.error("the MDMS acknowledged another block than ours", height=height.height)
+            elif height > service.ledger.pruned_to:
+                await driver.prune(height)
+                self._log.info("pruned", pruned_to=height)
+            await asyncio.sleep(UPKEEP_S)
 
     def _observe(self, observation: events.Observation) -> None:
         self._service.observe(observation)

@@ -141,7 +141,7 @@ class Cluster:
         ticket, ids, effects = node.submit(transactions, True, self.now_ms)
         self._tickets[i, ticket] = ids
         self._run(i, effects)
-        if node.tickets.is_complete(ticket):
+        if (i, ticket) in self._tickets and node.tickets.is_complete(ticket):
             self._close(i, ticket)
         return ids
 
