@@ -49,7 +49,7 @@ from bcami.errors import EnvironmentFault, InputError
 from bcami.model.genesis import Genesis
 from bcami.model.ids import HASH_BYTES
 from bcami.model.reasons import Reason
-from bcami.model.report import READING_BYTES, Reading, encode_report
+from bcami.model.report import READING_BYTES, Reading, decode_report, encode_report
 from bcami.model.signing import u64
 from bcami.model.transaction import TRANSACTION_BYTES_MAX, Transaction
 from bcami.units import HALF_HOUR_S, MIB
@@ -83,18 +83,22 @@ _TRANSACTION: Final[Codec[Transaction]] = Codec(Transaction, TRANSACTION_BYTES_M
 class _Job:
     """A report that is to be sealed."""
 
-    __slots__ = ("attempts", "intended_ms", "meter", "position", "replaces", "report", "waiting_key")
+    __slots__ = ("attempts", "durable", "intended_ms", "meter", "position", "replaces", "report", "waiting_key")
 
     def __init__(self, meter: Meter, report: bytes, intended_ms: int) -> None:
         self.meter = meter
         self.report = report
         self.intended_ms = intended_ms
         self.position: bytes | None = None
+        self.durable: asyncio.Future[None] | None = None
+        """Set when somebody waits until the report is in the store."""
         self.replaces: SealedReport | None = None
         """The sealed form that came to nothing; its record goes when the new one is stored."""
         self.waiting_key: bytes | None = None
         """Where it is stored while it waits."""
         self.attempts = 0
+        self.stored: asyncio.Future[None] | None = None
+        """Done when the report is durable, for a caller that waits for it."""
 
 
 class Fleet:
@@ -137,6 +141,7 @@ class Fleet:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._failure: Exception | None = None
+        self._awaited: set[asyncio.Future[None]] = set()
         self.statistics = FleetStatistics(
             nodes=dict(zip((node.url for node in nodes), self._courier.statistics, strict=True))
         )
@@ -180,7 +185,7 @@ class Fleet:
     async def close(self) -> None:
         """Stop; what is not settled stays in the store."""
         tasks = [*self._tasks, *self._renewing.values()]
-        for task in tasks:
+        for task in (*tasks, *self._awaited):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._courier.close()
@@ -254,8 +259,9 @@ class Fleet:
         *,
         interval_s: int = HALF_HOUR_S,
         position: bytes | None = None,
+        durable: bool = False,
     ) -> None:
-        """Take a report; waits only while too much is pending.
+        """Take a report; waits only while too much is pending, and with `durable` until it is in the store.
 
         `intended_ms` is when it was to be sent (Unix ms): latencies count from there. `position` is any mark of the
         caller's: once all reports up to it are durable, `Fleet.position` returns it, also after a restart.
@@ -273,7 +279,23 @@ class Fleet:
         self._raise_failure()
         self.statistics.taken += 1
         self.statistics.readings_taken += len(readings)
+        if durable:
+            job.durable = asyncio.get_running_loop().create_future()
+            self._awaited.add(job.durable)
+            job.durable.add_done_callback(self._awaited.discard)
         self._take(job)
+        if job.durable is not None:
+            await job.durable
+
+    def holds(self, meter_id: str, start_s: int) -> bool:
+        """Tell whether a report whose first reading starts then is in the store: taken, and without a receipt."""
+        meter = self._load(meter_id)
+        if meter is None:
+            return False
+        hid = meter.party.hid
+        stored = [REPORT_CODEC.decode(value).report for _, value in self._outbox.items(REPORTS, hid)]
+        stored += [WAITING_CODEC.decode(value).report for _, value in self._outbox.items(WAITING, hid)]
+        return any(decode_report(report)[1][0].start_s == start_s for report in stored)
 
     async def drain(self) -> None:
         """Return when every report is committed or stopped, and the store says so."""
@@ -385,8 +407,7 @@ class Fleet:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            self._failure = error
-            self._changed.set()
+            self._fail(error)
 
     async def _seal_group(self) -> None:
         """Seal a group of reports, store it in one transaction, then send it."""
@@ -394,6 +415,7 @@ class Fleet:
         writes: list[Write] = []
         group: list[SealedReport] = []
         reserving: dict[Meter, Write] = {}
+        awaited: list[asyncio.Future[None]] = []
         for _ in range(min(SEAL_GROUP_MAX, len(self._jobs))):
             job = self._jobs.popleft()
             meter = job.meter
@@ -409,10 +431,21 @@ class Fleet:
                 group.append(sealed)
             if meter not in reserving and (reservation := meter.reservation()) is not None:
                 reserving[meter] = reservation
+            if job.durable is not None:
+                awaited.append(job.durable)
+                job.durable = None
             if job.position is not None:
                 writes.append(Write(ABOUT, b"position", job.position))
+            if job.stored is not None:
+                stored.append(job.stored)
         writes.extend(reserving.values())
         await self._writer.write(writes)
+        for waiter in stored:
+            if not waiter.done():
+                waiter.set_result(None)
+        for waiter in awaited:
+            if not waiter.done():
+                waiter.set_result(None)
         for meter, reservation in reserving.items():
             meter.reserved(reservation)
             self._release(meter)
@@ -513,8 +546,7 @@ class Fleet:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            self._failure = error
-            self._changed.set()
+            self._fail(error)
         else:
             del self._renewing[meter]
             self.statistics.sessions_opened += 1
@@ -555,6 +587,22 @@ class Fleet:
     async def _next_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+    def _fail(self, error: Exception) -> None:
+        """Nothing goes on: tell everybody who waits."""
+        self._failure = error
+        self._changed.set()
+        for waiter in list(self._awaited):
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Stop taking reports: whoever waits gets the error."""
+        self._failure = error
+        self._changed.set()
+        for job in self._jobs:
+            if job.stored is not None and not job.stored.done():
+                job.stored.set_exception(error)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
