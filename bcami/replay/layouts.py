@@ -42,6 +42,10 @@ _OTHER_KINDS: Final = {
     "main categories": "a table about Acorn groups, no readings",
 }
 
+_HALF_HOURLY_NAMES: Final = {
+    name.lower() for _, time, values in _NAMES.values() for name in (time, *values) if name != "day"
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -114,11 +118,9 @@ def _explain(header: str, found: list[str], places: dict[str, int], wanted: Layo
     meter, time, values = _NAMES[layout]
     own = _matches(layout, places) - (meter.lower() in places)
     shown = ", ".join(found[:8]) + (", …" if len(found) > 8 else "")
-    for mark, kind in _OTHER_KINDS.items():
-        if wanted is None and mark in places and time.lower() not in places and layout is not Layout.HHBLOCK:
-            return NotReadable(kind)
-        if wanted is None and mark in places and "hh_0" not in places:
-            return NotReadable(kind)
+    kind = next((kind for mark, kind in _OTHER_KINDS.items() if mark in places), None)
+    if wanted is None and kind is not None and not _HALF_HOURLY_NAMES & places.keys():
+        return NotReadable(kind, _known())
     if wanted is None and own == 0:
         return NotReadable(f"no known header (it starts with: {shown[:120]})", _known())
     missing = [name for name in (meter, time, *values) if name.lower() not in places]

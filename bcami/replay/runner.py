@@ -7,7 +7,7 @@ are begun in order. When all are handed over, `drain` waits for the receipts.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from bcami.model.report import Reading
 from bcami.replay.journal import Journal, journal_path, plan_id
 from bcami.replay.options import ReplayOptions
 from bcami.replay.plan import PlannedReport, reports_in_file_order, reports_in_time_order
-from bcami.replay.readings import ReadingStream
+from bcami.replay.readings import ReadingChunk, ReadingStream
 from bcami.replay.rejects import RejectLog
 from bcami.replay.sources import Source, discover
 from bcami.replay.survey import Survey, survey
@@ -164,6 +164,7 @@ class Replay:
         self._before = fleet.tally()
         self._meters: set[str] = set()
         self._started_ms = clock.now_ms()
+        self._stopping = False
 
     async def run(self, on_progress: Callable[[ReplayProgress], None]) -> ReplayResult:
         """Return when every accepted reading is committed or rejected with a receipt.
@@ -182,10 +183,13 @@ class Replay:
                     do="look at the times and values of the first rows",
                 )
             return await self._send_all(found, worker, on_progress)
+        except ExceptionGroup as group:
+            # The first failure ended the others; it is the one that a user can do something about.
+            raise group.exceptions[0] from group
         finally:
+            self._stopping = True
             ticker.cancel()
-            # The generators end only when no thread is inside them.
-            worker.shutdown(wait=True, cancel_futures=True)
+            worker.shutdown(wait=True)
 
     async def _send_all(
         self, found: Survey, worker: ThreadPoolExecutor, on_progress: Callable[[ReplayProgress], None]
@@ -252,24 +256,24 @@ class Replay:
     async def _planned(self, stream: ReadingStream, worker: ThreadPoolExecutor) -> AsyncGenerator[PlannedReport, None]:
         """Yield the plan, made one batch ahead in the worker thread."""
         loop = asyncio.get_running_loop()
-        size = self.options.readings_per_report
+        size, chunks = self.options.readings_per_report, self._until_stopped(stream)
         if self.options.speed is None:
-            reports: Iterator[PlannedReport] = reports_in_file_order(stream, size)
+            reports = reports_in_file_order(chunks, size)
         else:
-            reports = reports_in_time_order(stream, size, stream.meters.ids, self.scratch)
+            reports = reports_in_time_order(chunks, size, stream.meters.ids, self.scratch)
 
         def batch() -> list[PlannedReport]:
             return list(islice(reports, _BATCH_REPORTS))
 
-        ahead: Awaitable[list[PlannedReport]] = loop.run_in_executor(worker, batch)
+        ahead: asyncio.Future[list[PlannedReport]] = loop.run_in_executor(worker, batch)
         try:
             while fresh := await ahead:
                 ahead = loop.run_in_executor(worker, batch)
                 for report in fresh:
                     yield report
         finally:
-            close = getattr(reports, "close")  # noqa: B009 - a generator; Iterator does not say so
-            worker.submit(close)
+            ahead.cancel()
+            worker.submit(reports.close)
 
     def progress(self) -> ReplayProgress:
         counters, stream, now = self.counters, self._stream, self.clock.now_ms()
@@ -316,11 +320,24 @@ class Replay:
 
     def _note_survey(self, bytes_read: int) -> None:
         self.counters.surveyed_bytes = bytes_read
+        if self._stopping:
+            raise _StoppedError
+
+    def _until_stopped(self, stream: ReadingStream) -> Iterator[ReadingChunk]:
+        """Yield the stream's chunks; ends the worker thread's work soon after the run was cancelled."""
+        for chunk in stream:
+            if self._stopping:
+                raise _StoppedError
+            yield chunk
 
     async def _tick(self, on_progress: Callable[[ReplayProgress], None]) -> None:
         while True:
             on_progress(self.progress())
             await asyncio.sleep(_PROGRESS_EVERY_S)
+
+
+class _StoppedError(Exception):
+    """The run was cancelled; nobody waits for what this thread was making."""
 
 
 class _Pace:
