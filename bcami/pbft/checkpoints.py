@@ -88,13 +88,15 @@ class Checkpoints:
         self._raise_low()
 
     def on_synced(self, height: int, header_hash: bytes, certificate: BlockCertificate) -> None:
-        """Take note that catch-up executed certified blocks up to `height`."""
+        """Take note that catch-up executed certified blocks up to `height`, each with its own certificate."""
+        jumped = height > self.executed + 1
         if height > self.executed:
             self.executed = height
             self._headers[height] = header_hash
         self.learn(certificate)
         self._raise_low()
-        self._close_gaps(height)
+        if jumped:
+            self._close_gaps(height)
 
     def recount(self) -> None:
         """Count the restored votes: alone, a replica has its certificate from its own vote."""
