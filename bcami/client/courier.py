@@ -166,7 +166,7 @@ class Courier:
             if not done.done():
                 done.set_result(settlement)
 
-        self.post(Parcel(encoded, transaction_id, home, settled))
+        self.post(Parcel(encoded, transaction_id, home % len(self._lanes), settled))
         return await done
 
     async def close(self) -> None:
