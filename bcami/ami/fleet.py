@@ -97,8 +97,6 @@ class _Job:
         self.waiting_key: bytes | None = None
         """Where it is stored while it waits."""
         self.attempts = 0
-        self.stored: asyncio.Future[None] | None = None
-        """Done when the report is durable, for a caller that waits for it."""
 
 
 class Fleet:
@@ -436,13 +434,8 @@ class Fleet:
                 job.durable = None
             if job.position is not None:
                 writes.append(Write(ABOUT, b"position", job.position))
-            if job.stored is not None:
-                stored.append(job.stored)
         writes.extend(reserving.values())
         await self._writer.write(writes)
-        for waiter in stored:
-            if not waiter.done():
-                waiter.set_result(None)
         for waiter in awaited:
             if not waiter.done():
                 waiter.set_result(None)
@@ -595,14 +588,6 @@ class Fleet:
         for waiter in list(self._awaited):
             if not waiter.done():
                 waiter.set_exception(error)
-
-    def _fail(self, error: Exception) -> None:
-        """Stop taking reports: whoever waits gets the error."""
-        self._failure = error
-        self._changed.set()
-        for job in self._jobs:
-            if job.stored is not None and not job.stored.done():
-                job.stored.set_exception(error)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
