@@ -31,7 +31,7 @@ class PendingPlaces:
     """Places that are not in the table yet; changed only after the write that it follows is durable."""
 
     def __init__(self, folded: bytes) -> None:
-        self.folded = [height_of(folded[start : start + 8]) for start in range(0, 8 * SLICES, 8)]
+        self.folded = folded_heights(folded)
         self._slices: list[dict[bytes, int]] = [{} for _ in range(SLICES)]
         self._count = 0
 
@@ -81,6 +81,11 @@ class PendingPlaces:
             self._slices[number] = {}
             self.folded[number] = height
             self._count -= len(rows)
+
+
+def folded_heights(data: bytes) -> list[int]:
+    """Return for each slice the height up to which the table has its places."""
+    return [height_of(data[start : start + 8]) for start in range(0, 8 * SLICES, 8)]
 
 
 def slice_of(transaction_id: bytes) -> int:

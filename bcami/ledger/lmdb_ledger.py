@@ -27,9 +27,13 @@ from bcami.ledger.environment import MAP_BYTES, MappedFile, WriterLock, disk_fau
 from bcami.ledger.index import SLICES, Fold, PendingPlaces
 from bcami.ledger.receipts import ReceiptMaker
 from bcami.ledger.records import (
+    BATCH_DECODER,
     BATCHES,
     BLOCKS,
+    BODY_DECODER,
+    CERTIFICATE_DECODER,
     CERTIFICATES,
+    HEADER_DECODER,
     HEADERS,
     HISTORY,
     LEDGER_TABLES,
@@ -38,9 +42,11 @@ from bcami.ledger.records import (
     SIGNERS,
     STATE,
     TRANSACTIONS,
+    BlockBody,
     DamagedRecordError,
     Table,
     batch_key,
+    decoded,
     height_key,
     height_of,
     pack_place,
@@ -48,12 +54,10 @@ from bcami.ledger.records import (
     unpack_state,
 )
 from bcami.ledger.rules import check_certificate, check_commit, check_prune, pruned_batch, transactions_of
-from bcami.ledger.store import LTHASH_BYTES, WITHOUT_HISTORY, CommitRefused, LedgerCommit, SignerEntry, TableSize
+from bcami.ledger.store import LTHASH_BYTES, CommitRefused, LedgerCommit, SignerEntry, TableSize, has_history
 from bcami.model.block import BlockCertificate, Header, Outcome, Receipt, header_hash
 from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
-from bcami.model.consensus import Proposal
 from bcami.model.genesis import Genesis, chain_id
-from bcami.model.ids import U32
 from bcami.model.quorum import Quorum
 from bcami.model.transaction import Transaction
 
@@ -65,20 +69,6 @@ NEWEST_MAX: Final = 16_384
 """Signers whose newest place is remembered, about 3 MB."""
 PRUNE_BLOCKS: Final = 64
 """Blocks that one write of `prune` covers, so that commits get their turn."""
-
-
-class BlockBody(msgspec.Struct, frozen=True, array_like=True):
-    """A ChainBlock without its header."""
-
-    proposal: Proposal
-    executed: tuple[U32, ...]
-    outcomes: tuple[Outcome, ...]
-
-
-_HEADER: msgspec.msgpack.Decoder[Header] = msgspec.msgpack.Decoder(Header)
-_BODY: msgspec.msgpack.Decoder[BlockBody] = msgspec.msgpack.Decoder(BlockBody)
-_BATCH: msgspec.msgpack.Decoder[StoredBatch] = msgspec.msgpack.Decoder(StoredBatch)
-_CERTIFICATE: msgspec.msgpack.Decoder[BlockCertificate] = msgspec.msgpack.Decoder(BlockCertificate)
 
 
 class LmdbLedger:
@@ -188,20 +178,20 @@ class LmdbLedger:
             self._load_head()
 
     def header(self, height: int) -> Header | None:
-        return self._read(HEADERS, height_key(height), _HEADER)
+        return self._read(HEADERS, height_key(height), HEADER_DECODER)
 
     def block(self, height: int) -> ChainBlock | None:
-        header, body = self.header(height), self._read(BLOCKS, height_key(height), _BODY)
+        header, body = self.header(height), self._read(BLOCKS, height_key(height), BODY_DECODER)
         if header is None or body is None:
             return None
         return ChainBlock(header, body.proposal, body.executed, body.outcomes)
 
     def batches(self, height: int) -> tuple[StoredBatch, ...]:
         rows = self._rows(BATCHES, height_key(height), None)
-        return tuple(_decoded(BATCHES, key, value, _BATCH) for key, value in rows)
+        return tuple(decoded(BATCHES, key, value, BATCH_DECODER) for key, value in rows)
 
     def certificate(self, height: int) -> BlockCertificate | None:
-        return self._read(CERTIFICATES, height_key(height), _CERTIFICATE)
+        return self._read(CERTIFICATES, height_key(height), CERTIFICATE_DECODER)
 
     def bundle(self, height: int) -> BlockBundle | None:
         block, certificate = self.block(height), self.certificate(height)
@@ -244,7 +234,7 @@ class LmdbLedger:
         return entries
 
     def _outcomes(self, height: int) -> tuple[Outcome, ...]:
-        body = self._read(BLOCKS, height_key(height), _BODY)
+        body = self._read(BLOCKS, height_key(height), BODY_DECODER)
         if body is None:
             raise DamagedRecordError(BLOCKS.name, height_key(height), "the record is missing")
         return body.outcomes
@@ -416,7 +406,7 @@ class LmdbLedger:
         for key, value in commit.writes:
             if value is None:
                 txn.delete(key, db=db)
-            if not key.startswith(WITHOUT_HISTORY):
+            if has_history(key):
                 prefix = records.history_prefix(key)
                 version = records.pack_version(self._newest_version(txn, prefix), value)
                 self._put(txn, HISTORY, prefix + height, version)
@@ -466,7 +456,7 @@ class LmdbLedger:
 
     def _read(self, table: Table, key: bytes, decoder: "msgspec.msgpack.Decoder[T]") -> T | None:
         value = self._get(table, key)
-        return None if value is None else _decoded(table, key, value, decoder)
+        return None if value is None else decoded(table, key, value, decoder)
 
     def _rows(self, table: Table, prefix: bytes, limit: int | None) -> list[tuple[bytes, bytes]]:
         rows: list[tuple[bytes, bytes]] = []
@@ -489,10 +479,3 @@ class LmdbLedger:
         if stored is None:
             raise DamagedRecordError(META.name, name, "the record is missing")
         return META.unseal(name, stored)
-
-
-def _decoded(table: Table, key: bytes, value: bytes, decoder: "msgspec.msgpack.Decoder[T]") -> T:
-    try:
-        return decoder.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DamagedRecordError(table.name, key, f"not a record of this table: {error}") from None

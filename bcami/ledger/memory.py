@@ -9,7 +9,7 @@ import msgspec
 from bcami.codec import encode
 from bcami.ledger.receipts import ReceiptMaker
 from bcami.ledger.rules import check_certificate, check_commit, check_prune, pruned_batch, transactions_of
-from bcami.ledger.store import LTHASH_BYTES, WITHOUT_HISTORY, LedgerCommit, SignerEntry, TableSize
+from bcami.ledger.store import LTHASH_BYTES, LedgerCommit, SignerEntry, TableSize, has_history
 from bcami.model.block import BlockCertificate, Header, Receipt, header_hash
 from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
 from bcami.model.genesis import Genesis, chain_id
@@ -84,7 +84,7 @@ class MemoryLedger:
                 self._state.pop(key, None)
             else:
                 self._state[key] = StateEntry(value, height)
-            if not key.startswith(WITHOUT_HISTORY):
+            if has_history(key):
                 self._history.setdefault(key, []).append(StateVersion(height, value))
 
     def put_certificates(self, certificates: Sequence[BlockCertificate]) -> None:

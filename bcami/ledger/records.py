@@ -5,12 +5,18 @@ It is no protection against somebody who can compute it: against that stand the 
 """
 
 import struct
-from typing import Final
+from typing import Final, TypeVar
 
+import msgspec
 from blake3 import blake3
 
 from bcami.errors import EnvironmentFault
-from bcami.model.chain import StateEntry, StateVersion, TransactionPlace
+from bcami.model.block import BlockCertificate, Header, Outcome
+from bcami.model.chain import StateEntry, StateVersion, StoredBatch, TransactionPlace
+from bcami.model.consensus import Proposal
+from bcami.model.ids import U32
+
+T = TypeVar("T")
 
 CHECKSUM_BYTES: Final = 8
 ID_BYTES: Final = 16
@@ -154,3 +160,25 @@ def pack_version(previous: int, value: bytes | None) -> bytes:
 def unpack_version(height: int, data: bytes) -> tuple[int, StateVersion]:
     """Return the height of the version before (0: none) and the version."""
     return height_of(data), StateVersion(height, data[9:] if data[8:9] == b"\x01" else None)
+
+
+class BlockBody(msgspec.Struct, frozen=True, array_like=True):
+    """A ChainBlock without its header."""
+
+    proposal: Proposal
+    executed: tuple[U32, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+HEADER_DECODER: Final[msgspec.msgpack.Decoder[Header]] = msgspec.msgpack.Decoder(Header)
+BODY_DECODER: Final[msgspec.msgpack.Decoder[BlockBody]] = msgspec.msgpack.Decoder(BlockBody)
+BATCH_DECODER: Final[msgspec.msgpack.Decoder[StoredBatch]] = msgspec.msgpack.Decoder(StoredBatch)
+CERTIFICATE_DECODER: Final[msgspec.msgpack.Decoder[BlockCertificate]] = msgspec.msgpack.Decoder(BlockCertificate)
+
+
+def decoded(table: Table, key: bytes, value: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
+    """Return the record. Raises DamagedRecordError when the bytes are none of this type."""
+    try:
+        return decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedRecordError(table.name, key, f"not a record of this table: {error}") from None

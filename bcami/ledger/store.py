@@ -27,6 +27,10 @@ WITHOUT_HISTORY: Final = (b"guard/", b"system/")
 """State keys that change with every transaction or batch; their past is in the blocks."""
 
 
+def has_history(key: bytes) -> bool:
+    return not key.startswith(WITHOUT_HISTORY)
+
+
 class CommitRefused(ValueError):
     """A commit does not continue the chain: a mistake of the caller, nothing was written."""
 
