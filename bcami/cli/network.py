@@ -94,13 +94,13 @@ def up(
         if item.seconds is not None:
             started.append(item)
         state = "was running" if item.seconds is None else f"ready after {item.seconds:.1f} s"
-        SCREEN.line(f"  {item.name:8} {state:20} {item.url}  pid {item.pid}")
+        SCREEN.note(f"  {item.name:8} {state:20} {item.url}  pid {item.pid}")
 
     try:
-        SCREEN.line(f"network {network.name}")
+        SCREEN.note(f"network {network.name}")
         listed = supervisor.up(report, _checked(supervisor, names))
         ready = True
-        SCREEN.line(f"up in {time.monotonic() - began:.1f} s. Stop with: " + ("bcami down" if detach else "Ctrl-C"))
+        SCREEN.note(f"up in {time.monotonic() - began:.1f} s. Stop with: " + ("bcami down" if detach else "Ctrl-C"))
         SCREEN.result(
             "bcami/up/1", {"processes": [{"name": item.name, "pid": item.pid, "url": item.url} for item in listed]}
         )
@@ -195,9 +195,9 @@ def _names(started: "list[Readiness]") -> set[str]:
 def _stop(supervisor: "Supervisor", names: list[str]) -> list[tuple[str, bool]]:
     ended = supervisor.down(names)
     for name, polite in ended:
-        SCREEN.line(f"  {name:8} {'stopped' if polite else 'did not stop in time and was killed'}")
+        SCREEN.note(f"  {name:8} {'stopped' if polite else 'did not stop in time and was killed'}")
     if not ended:
-        SCREEN.line("nothing was running")
+        SCREEN.note("nothing was running")
     return ended
 
 
@@ -207,9 +207,9 @@ def _watch(supervisor: "Supervisor") -> None:
 
     while True:
         for name, how in supervisor.ended():
-            SCREEN.line(f"{name} {how}; start it again with: bcami up {name} --detach", style="bold")
+            SCREEN.note(f"{name} {how}; start it again with: bcami up {name} --detach", style="bold")
             for line in last_log_lines(supervisor.service(name).log, 5):
-                SCREEN.line(f"    {line}")
+                SCREEN.note(f"    {line}")
         time.sleep(_WATCH_S)
 
 

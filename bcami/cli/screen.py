@@ -68,10 +68,18 @@ class Screen:
         )
 
     def line(self, text: str = "", style: str = "") -> None:
+        """Print a line of the result; the JSON object says the same."""
+        if not self.wants_json:
+            self.note(text, style)
+
+    def note(self, text: str, style: str = "") -> None:
+        """Print a line about what is going on, to stderr when the result is JSON."""
         self.console.print(Text(text), style=style or None)
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print rows under headings; numbers stand right."""
+        if self.wants_json:
+            return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for place, heading in enumerate(headings):
             numeric = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
