@@ -18,6 +18,7 @@ import msgspec
 
 from bcami import EXECUTION_VERSION
 from bcami.bundled import find_bundled
+from bcami.client.utility import UTILITY_KEY_KIND
 from bcami.codec import Codec, encode
 from bcami.config import Definition, Network, load_network, network_text, unknown_key
 from bcami.contract.package import package_id
@@ -33,7 +34,6 @@ from bcami.paths import HomePaths, NodePaths
 
 CONSENSUS_KIND: Final = "consensus"
 CONTRIBUTION_KIND: Final = "contribution"
-UTILITY_KIND: Final = "utility"
 NETWORK_KEY_KIND: Final = "hid network key"
 MDMS_ENROLMENT_KIND: Final = "mdms enrolment"
 MDMS_ENROLMENT_KEM_KIND: Final = "mdms enrolment kem"
@@ -143,7 +143,7 @@ def load_node_secrets(paths: NodePaths) -> NodeSecrets:
 
 def load_utility(home: HomePaths) -> UtilityKeys:
     return UtilityKeys(
-        signing=load_secret(home.utility / "signing.key", UTILITY_KIND),
+        signing=load_secret(home.utility / "signing.key", UTILITY_KEY_KIND),
         network=load_secret_bytes(home.utility / "network.key", NETWORK_KEY_KIND),
     )
 
@@ -234,7 +234,7 @@ def _make_node(home: HomePaths, name: str) -> Member:
 def _make_utility(home: HomePaths, network_key: bytes) -> SecretKey:
     home.utility.mkdir(mode=0o700)
     signing = SecretKey.generate(os.urandom(32))
-    save_secret(home.utility / "signing.key", signing, UTILITY_KIND)
+    save_secret(home.utility / "signing.key", signing, UTILITY_KEY_KIND)
     save_secret_bytes(home.utility / "network.key", network_key, NETWORK_KEY_KIND)
     return signing
 
