@@ -8,7 +8,8 @@ import pyarrow as pa
 from bcami.mdms.records import ReadingColumns
 
 
-def _schema(**kinds: pa.DataType) -> pa.Schema:
+def schema_of(**kinds: pa.DataType) -> pa.Schema:
+    """Return the schema of columns by name, in this order."""
     return pa.schema([pa.field(name, kind) for name, kind in kinds.items()])
 
 
@@ -16,12 +17,12 @@ _BYTES: Final = pa.binary()
 _INT: Final = pa.int64()
 _TEXT: Final = pa.string()
 
-METERS: Final = _schema(number=_INT, hid=_BYTES, enrolled_height=_INT, revoked_height=_INT)
-REVOKED: Final = _schema(hid=_BYTES, height=_INT)
-DIRECTORY: Final = _schema(hid=_BYTES, meter_id=_TEXT)
-SESSIONS: Final = _schema(hid=_BYTES, number=_INT, encapsulation=_BYTES, period=_INT, height=_INT)
-ACKNOWLEDGEMENTS: Final = _schema(period=_INT, sequence=_INT, acknowledged_height=_INT, height=_INT)
-UNREADABLE: Final = _schema(
+METERS: Final = schema_of(number=_INT, hid=_BYTES, enrolled_height=_INT, revoked_height=_INT)
+REVOKED: Final = schema_of(hid=_BYTES, height=_INT)
+DIRECTORY: Final = schema_of(hid=_BYTES, meter_id=_TEXT)
+SESSIONS: Final = schema_of(hid=_BYTES, number=_INT, encapsulation=_BYTES, period=_INT, height=_INT)
+ACKNOWLEDGEMENTS: Final = schema_of(period=_INT, sequence=_INT, acknowledged_height=_INT, height=_INT)
+UNREADABLE: Final = schema_of(
     height=_INT,
     place=_INT,
     transaction_id=_BYTES,
@@ -32,7 +33,7 @@ UNREADABLE: Final = _schema(
     fault=_TEXT,
     content=_BYTES,
 )
-_READINGS: Final = _schema(meter=_INT, start_s=_INT, energy=_INT, interval_s=_INT, height=_INT, place=_INT)
+_READINGS: Final = schema_of(meter=_INT, start_s=_INT, energy=_INT, interval_s=_INT, height=_INT, place=_INT)
 
 
 def table_of(columns: pa.Schema, rows: Iterable[Sequence[Any]]) -> pa.Table:
