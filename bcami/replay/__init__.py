@@ -3,7 +3,7 @@
     path ─discover─▶ Source ─survey─▶ meters, totals              layouts, sources, survey
                        │
                        └─ReadingStream─▶ chunks of exact readings     lines, fields, rows, seen, rejects, readings
-                                  ├─plan─▶ reports ─▶ fleet           plan, journal, runner
+                                  ├─plan─▶ reports ─▶ fleet           plan, resume, runner
                                   └─reconcile─▶ differences           reconcile
 
 Everything streams: memory does not grow with the input, only with the number of meters and months it spans, and

@@ -6,7 +6,7 @@ files list one meter after the other. In *time order* (a finite speed) all readi
 files, one for each day, and come out merged over the meters; a report is due when its last half-hour has ended.
 
 In both, the reports of one meter are its accepted readings in order, K at a time, and only its last report may be
-shorter. So a meter with n readings has ceil(n / K) reports, numbered 0, 1, 2 …, which is what the journal counts.
+shorter. So a meter with n readings has ceil(n / K) reports, numbered 0, 1, 2 ….
 """
 
 import tempfile

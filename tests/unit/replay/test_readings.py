@@ -182,7 +182,9 @@ def test_filters_leave_out_without_rejecting(tmp_path: Path) -> None:
 
 
 def test_a_stray_line_takes_no_meters_place(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", HALFHOURLY, "AAA,never,0", HALFHOURLY, GOOD, "aa", '"MAC000003",2013-01-01 00:00, 1 ')
+    path = write(
+        tmp_path / "a.csv", HALFHOURLY, "AAA,never,0", HALFHOURLY, GOOD, "aa", '"MAC000003",2013-01-01 00:00, 1 '
+    )
     assert survey(discover(path)).meters == ("MAC000002", "MAC000003")
 
 
