@@ -62,6 +62,8 @@ def _answered(client: httpx.Client, method: str, address: str, absent: str, opti
         told = answer.json()
     except ValueError:
         told = None
+    if answer.status_code == httpx.codes.BAD_REQUEST and isinstance(told, dict):
+        raise InputError(str(told.get("detail")), where=told.get("where", ""), do=told.get("do", ""))
     if answer.status_code != httpx.codes.OK or not isinstance(told, dict):
         detail = told.get("detail", told) if isinstance(told, dict) else answer.text[:200]
         raise EnvironmentFault(f"HTTP {answer.status_code}: {detail}", where=f"{method} {address}", do="bcami doctor")

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bcami.cli import data, doctor, network, rebuild, show, verify
+from bcami.cli import data, doctor, mdms, network, rebuild, show, verify
 from bcami.cli.options import HOME_DEFAULT
 from bcami.cli.runs import new_run
 from bcami.cli.screen import SCREEN
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (network, data, verify, show, doctor, rebuild):
+for group in (network, data, verify, show, mdms, doctor, rebuild):
     group.register(app)
 
 
