@@ -5,7 +5,7 @@ import pytest
 
 from bcami.codec import encode
 from bcami.model.reasons import Reason
-from bcami.model.registration import Enrolment, EnrolArgument, MeterState, RevokeArgument, Session
+from bcami.model.registration import EnrolArgument, Enrolment, MeterState, RevokeArgument, Session
 from tests.unit.contract.world import Party, World, kem_key, meter, reporting_meter, signing_key
 
 MALFORMED_POINT = b"\x02" + b"\xff" * 32

@@ -13,7 +13,7 @@ from bcami.model.genesis import Parameters
 from bcami.model.ids import NO_HASH
 from bcami.model.reasons import Reason
 from bcami.model.transaction import ARGUMENT_BYTES_MAX, Transaction, argument_digest
-from tests.unit.contract.world import World, make_genesis, meter, package, reporting_meter, signing_key
+from tests.unit.contract.world import World, make_genesis, package, reporting_meter, signing_key
 
 PRELUDE = """
 from bcami.contract import HASH, NUMBER, ONLY, Context, Contract, Hash, Map, Reason, Record, U63, View

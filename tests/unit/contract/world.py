@@ -164,7 +164,7 @@ class World:
 
     def acknowledge(self, session: int, sequence: int, height: int) -> Transaction:
         key = self.mdms.keys[session]
-        argument = AcknowledgeArgument(height, sha256(bytes([height])).digest())
+        argument = AcknowledgeArgument(height, sha256(height.to_bytes(8, "big")).digest())
         return self.transaction("mdms", "acknowledge", self.mdms.hid, session, sequence, argument, [key])
 
 
@@ -248,8 +248,7 @@ def meter(world: World, name: str = "meter") -> Party:
 def reporting_meter(world: World, name: str = "meter") -> Party:
     """Return a meter with session 1 open; opens MDMS period 1 where there is none."""
     party = meter(world, name)
-    if not world.state:
-        assert world.submit(world.open_period()) is Reason.VALID
-    assert world.submit(world.enrol(party)) is Reason.VALID
-    assert world.submit(party.register(1)) is Reason.VALID
+    opened = world.submit(world.open_period()) if not world.state else Reason.VALID
+    outcomes = [opened, world.submit(world.enrol(party)), world.submit(party.register(1))]
+    assert outcomes == [Reason.VALID] * 3
     return party
