@@ -3,7 +3,7 @@
 import datetime as dt
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
@@ -83,6 +83,7 @@ def replay(
     result = run_replay_of(paths, network, options)
     show_replay(result)
     SCREEN.result("bcami/replay/1", msgspec.to_builtins(result))
+    check_replay(result)
 
 
 def reconcile(
@@ -124,7 +125,7 @@ def data_path(given: str) -> Path:
 
 
 def run_replay_of(home: "HomePaths", network: "Network", options: "ReplayOptions") -> "ReplayResult":
-    """Replay with progress. Raises what the replay raises, and ExpectationError when reports were left."""
+    """Replay with progress."""
     import asyncio
 
     from bcami.cli.meters import open_fleet
@@ -132,9 +133,7 @@ def run_replay_of(home: "HomePaths", network: "Network", options: "ReplayOptions
 
     async def run(show: "Callable[[ReplayProgress], None]") -> "ReplayResult":
         async with open_fleet(home) as fleet:
-            result = await run_replay(options, fleet, show, folder=home.fleet)
-            fleet.check_delivered()
-            return result
+            return await run_replay(options, fleet, show, folder=home.fleet)
 
     with SCREEN.progress("replay") as progress, _NetworkState(network) as state:
         return asyncio.run(run(lambda now: progress(_replay_line(now, state))))
@@ -186,9 +185,7 @@ def run_reconcile_of(
 
 def show_replay(result: "ReplayResult") -> None:
     """Print what a replay did."""
-    skipped = ", ".join(f"{count} {reason}" for reason, count in result.readings_skipped.items()) or "none"
-    rejected = ", ".join(f"{count} {reason}" for reason, count in result.transactions_rejected.items()) or "none"
-    latency = result.latency_ms
+    skipped, rejected = _counted(result.readings_skipped), _counted(result.transactions_rejected)
     for name, text in (
         (
             "layout",
@@ -199,11 +196,22 @@ def show_replay(result: "ReplayResult") -> None:
         ("skipped", f"{skipped}" + (f" (see {result.rejects_file})" if result.readings_skipped else "")),
         ("transactions", f"{result.transactions_committed:,} committed, rejected: {rejected}"),
         ("speed", f"{result.transactions_per_second:,.1f} transactions/s in {result.seconds:.1f} s"),
-        ("latency ms", f"p50 {latency.p50:.0f}  p95 {latency.p95:.0f}  p99 {latency.p99:.0f}"),
+        ("latency ms", _latency(result.latency_ms)),
     ):
         SCREEN.line(f"{name:<14}{text}")
     for name, why in result.ignored.items():
         SCREEN.line(f"  ignored {name}: {why}")
+
+
+def check_replay(result: "ReplayResult") -> None:
+    """Raise ExpectationError when readings were accepted from the data set and not committed."""
+    from bcami.errors import ExpectationError
+
+    if not result.is_complete:
+        raise ExpectationError(
+            f"reports were given up for now and stay in the fleet's store: {_counted(result.transactions_stopped)}",
+            do="remove the cause and run the replay again with --resume",
+        )
 
 
 def show_reconciliation(result: "Reconciliation") -> None:
@@ -222,6 +230,14 @@ def show_reconciliation(result: "Reconciliation") -> None:
     for item in result.examples:
         sides = f"data set {item.expected or '-'}, MDMS {item.stored or '-'}"
         SCREEN.line(f"  {item.kind:<10}{item.meter} at {_moment(item.start_s)}: {sides}")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
+
+
+def _latency(latency_ms: Mapping[str, int | None]) -> str:
+    return "  ".join(f"{name} {'-' if value is None else value}" for name, value in latency_ms.items())
 
 
 def _moment(start_s: int) -> str:
@@ -276,7 +292,7 @@ def _replay_line(now: "ReplayProgress", state: _NetworkState) -> str:
     return (
         f"{now.fraction:4.0%}  {now.readings_per_second:,.0f} readings/s  committed {now.transactions_committed:,}  "
         f"rejected {now.transactions_rejected:,}  {state.text}  "
-        f"latency ms p50 {now.latency_ms.p50:.0f} p99 {now.latency_ms.p99:.0f}"
+        f"latency ms {_latency(now.latency_ms)}"
     )
 
 

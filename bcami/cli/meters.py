@@ -1,59 +1,63 @@
-"""The fleet of a home, in the form that the replay drives (`bcami.replay.runner.ReplayFleet`)."""
+"""The fleet of a home, in the form that the replay drives (`bcami.replay.runner.ReplayFleet`).
 
-from collections.abc import AsyncIterator, Sequence
+Beside enrolling its meters on the chain, the utility names them to the MDMS: the chain knows hashed identities only.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from bcami.ami.fleet import Fleet
-from bcami.errors import ExpectationError
+from bcami.ami.statistics import FleetStatistics
+from bcami.cli.ask import http_client, post_json, running_mdms
+from bcami.config import Network
 from bcami.model.report import Reading
 from bcami.paths import HomePaths
-from bcami.processes.home import load_utility, open_home
-from bcami.replay.runner import FleetTally, Latency
+from bcami.processes.home import load_operator_token, load_utility, open_home
 
-_ENROL_GROUP: Final = 500
-"""Meters whose sessions are opened at a time."""
+_GROUP: Final = 500
+"""Meters that are enrolled, and whose sessions are opened, at a time."""
 
 
 class HomeFleet:
     """Implements ReplayFleet over the meters that the home keeps in HOME/fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
+    def __init__(self, home: HomePaths, network: Network, fleet: Fleet) -> None:
+        self._home = home
+        self._network = network
+        self._fleet = fleet
 
-    async def enrol(self, meter_ids: Sequence[str]) -> None:
-        for start in range(0, len(meter_ids), _ENROL_GROUP):
-            group = meter_ids[start : start + _ENROL_GROUP]
-            await self.fleet.enrol(group)
-            await self.fleet.open_sessions(group)
+    @property
+    def statistics(self) -> FleetStatistics:
+        return self._fleet.statistics
 
-    async def submit(self, meter_id: str, readings: Sequence[Reading], intended_ms: int) -> None:
-        await self.fleet.submit(meter_id, readings, intended_ms, durable=True)
+    @property
+    def position(self) -> bytes | None:
+        return self._fleet.position
 
-    async def holds(self, meter_id: str, start_s: int) -> bool:
-        return self.fleet.holds(meter_id, start_s)
+    async def enrol(self, meter_ids: Iterable[str]) -> None:
+        """Return when each meter is enrolled, known to the MDMS by name, and has a session."""
+        wanted = list(meter_ids)
+        for start in range(0, len(wanted), _GROUP):
+            group = wanted[start : start + _GROUP]
+            await asyncio.to_thread(self._name_to_mdms, group)
+            await self._fleet.enrol(group)
+            await self._fleet.open_sessions(group)
+
+    async def submit(
+        self, meter_id: str, readings: Sequence[Reading], intended_ms: int, *, position: bytes | None
+    ) -> None:
+        await self._fleet.submit(meter_id, readings, intended_ms, position=position)
 
     async def drain(self) -> None:
-        await self.fleet.drain()
+        await self._fleet.drain()
 
-    def tally(self) -> FleetTally:
-        counted = self.fleet.statistics
-        latencies = counted.latencies.summary()
-        return FleetTally(
-            committed=counted.committed,
-            rejected=dict(counted.rejected),
-            latency_ms=Latency(**{name: float(value or 0) for name, value in latencies.items()}),
-        )
-
-    def check_delivered(self) -> None:
-        """Raise ExpectationError when reports are left that no effort settled."""
-        stopped = self.fleet.statistics.stopped
-        if stopped:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(stopped.items()))
-            raise ExpectationError(
-                f"{sum(stopped.values())} reports were not accepted ({reasons}); they stay in the fleet's store",
-                do="remove the cause and run the replay again with --resume",
-            )
+    def _name_to_mdms(self, meter_ids: list[str]) -> None:
+        url = running_mdms(self._home, self._network)
+        headers = {"authorization": f"Bearer {load_operator_token(self._home)}"}
+        with http_client() as client:
+            post_json(client, url, "/v1/directory", json={"meters": meter_ids}, headers=headers)
 
 
 @asynccontextmanager
@@ -62,4 +66,4 @@ async def open_fleet(home: HomePaths) -> AsyncIterator[HomeFleet]:
     network, genesis = open_home(home)
     urls = [node.url for node in network.nodes]
     async with await Fleet.open(home.folder, genesis, urls, load_utility(home).network) as fleet:
-        yield HomeFleet(fleet)
+        yield HomeFleet(home, network, fleet)
