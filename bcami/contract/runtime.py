@@ -9,6 +9,7 @@ its memory is used up) is no outcome: it is raised, and stops the node.
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from hashlib import sha256
 from traceback import extract_tb
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, get_type_hints
 
 import msgspec
@@ -32,7 +33,7 @@ T = TypeVar("T")
 RESERVED_NAMES: Final = frozenset(("guard", "system"))
 """Where the node itself keeps state."""
 
-NO_WRITES: Final[Mapping[bytes, bytes | None]] = {}
+NO_WRITES: Final[Mapping[bytes, bytes | None]] = MappingProxyType({})
 
 
 class Execution(msgspec.Struct, frozen=True):
