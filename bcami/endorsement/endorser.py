@@ -1,6 +1,12 @@
-"""The endorser side: one digest per (collector, number), checked, durable, then signed (protocol 4.1 – 4.3)."""
+"""The endorser side: one digest per (collector, number), checked, durable, then signed (protocol 4.1 – 4.3).
 
-from collections.abc import Callable, Sequence
+A batch is first *taken* (it counts against its lane's quota and fixes the digest of its number), then perhaps
+endorsed. Not every node has to check every signature: a certificate needs a strong quorum only (design D2), so the
+nodes that come last in a batch's order of turns wait a moment, and check it only when no certificate has come by then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from bcami.crypto.roster import Roster
@@ -9,35 +15,50 @@ from bcami.crypto.verification import verify_block_certificate
 from bcami.endorsement.pool import HeldBatch
 from bcami.model.batch import Endorsement, Refusal, endorsement_digest
 from bcami.model.reasons import Reason
-from bcami.model.transaction import Transaction
 
 LANE_AHEAD_MAX: Final = 16
 """Numbers above the last executed one that are endorsed: gaps cannot exhaust memory."""
 
-CheckTransaction = Callable[[Transaction, bytes], Reason | None]
+
+@dataclass(slots=True)
+class _Taken:
+    digest: bytes
+    size_bytes: int
+    endorsement: Endorsement | None = None
 
 
 class Endorser:
-    """What one node has endorsed and not yet executed, for all lanes."""
+    """What one node has taken or endorsed and not yet executed, for all lanes."""
 
     def __init__(self, roster: Roster, replica: int, signer: Signer, lanes: Sequence[int]) -> None:
         self._roster = roster
         self._replica = replica
         self._signer = signer
         self._executed = list(lanes)
-        self._endorsed: dict[tuple[int, int], Endorsement] = {}
-        self._sizes: dict[tuple[int, int], int] = {}
+        self._taken: dict[tuple[int, int], _Taken] = {}
         self._lane_bytes = [0] * len(self._executed)
 
     def restore(self, endorsement: Endorsement, size_bytes: int) -> None:
         """Take back an endorsement that was made durable before a crash."""
-        self._keep(endorsement, size_bytes)
+        key = (endorsement.collector, endorsement.number)
+        self._taken[key] = _Taken(endorsement.batch_digest, size_bytes, endorsement)
+        self._lane_bytes[endorsement.collector] += size_bytes
 
     def known(self, collector: int, number: int) -> Endorsement | None:
-        return self._endorsed.get((collector, number))
+        """Return the endorsement that this node gave for a number."""
+        taken = self._taken.get((collector, number))
+        return None if taken is None else taken.endorsement
+
+    def is_turn(self, collector: int, number: int) -> bool:
+        """Tell whether this node is among the first strong − 1 to endorse; turns rotate with the number."""
+        others = self._roster.quorum.n - 1
+        if others == 0 or self._replica == collector:
+            return True
+        place = (self._replica - collector - 1) % self._roster.quorum.n
+        return (place + number) % others < self._roster.quorum.strong - 1
 
     def gate(self, held: HeldBatch, executed_height: int) -> Reason | None:
-        """Return why a batch may not be endorsed now, before any transaction is looked at; None when it may.
+        """Return why a batch may not be taken now, before any transaction is looked at; None when it may.
 
         BEHIND means: catch up to the anchor first and ask again (protocol 4.2).
         """
@@ -51,9 +72,9 @@ class Endorser:
             return Reason.STALE
         if batch.number > last + LANE_AHEAD_MAX:
             return Reason.OVER_QUOTA
-        earlier = self._endorsed.get((batch.collector, batch.number))
+        earlier = self._taken.get((batch.collector, batch.number))
         if earlier is not None:
-            return Reason.DUPLICATE if earlier.batch_digest == held.digest else Reason.EQUIVOCATION
+            return Reason.DUPLICATE if earlier.digest == held.digest else Reason.EQUIVOCATION
         if self._lane_bytes[batch.collector] + held.size_bytes > self._roster.genesis.parameters.lane_quota_bytes:
             return Reason.OVER_QUOTA
         if batch.anchor is None:
@@ -65,20 +86,21 @@ class Endorser:
             return reason
         return Reason.BEHIND if batch.anchor.height > executed_height else None
 
-    def endorse(self, held: HeldBatch, check: CheckTransaction | None) -> Endorsement:
-        """Return the endorsement; the caller makes it and the batch durable before it leaves.
+    def take(self, held: HeldBatch) -> None:
+        """Count a batch that passed the gate against its lane, and fix the digest of its number."""
+        batch = held.batch
+        self._taken[batch.collector, batch.number] = _Taken(held.digest, held.size_bytes)
+        self._lane_bytes[batch.collector] += held.size_bytes
 
-        `check` None: the collector's own batch, whose transactions it checked when it admitted them.
+    def endorse(self, held: HeldBatch, refusals: Sequence[Refusal]) -> Endorsement | None:
+        """Return the endorsement of a taken batch; the caller makes it and the batch durable before it leaves.
+
+        None when the batch has executed meanwhile.
         """
         batch = held.batch
-        refusals: tuple[Refusal, ...] = ()
-        if check is not None:
-            found = []
-            for index, (tx, tx_id) in enumerate(zip(batch.transactions, held.ids, strict=True)):
-                reason = check(tx, tx_id)
-                if reason is not None:
-                    found.append(Refusal(index, reason))
-            refusals = tuple(found)
+        taken = self._taken.get((batch.collector, batch.number))
+        if taken is None or taken.digest != held.digest:
+            return None
         digest = endorsement_digest(
             self._roster.chain,
             batch.epoch,
@@ -89,33 +111,29 @@ class Endorser:
             self._replica,
             refusals,
         )
-        endorsement = Endorsement(
+        taken.endorsement = Endorsement(
             batch.epoch,
             batch.collector,
             batch.number,
             held.digest,
             len(held.ids),
             self._replica,
-            refusals,
+            tuple(refusals),
             self._signer.sign(digest),
         )
-        self._keep(endorsement, held.size_bytes)
-        return endorsement
+        return taken.endorsement
 
     def executed(self, lanes: Sequence[int]) -> list[tuple[int, int]]:
         """Forget what has durably executed; returns the (collector, number) pairs whose promises may be deleted."""
         self._executed = list(lanes)
-        done = [key for key in self._endorsed if key[1] <= lanes[key[0]]]
+        done = [key for key in self._taken if key[1] <= lanes[key[0]]]
+        endorsed = []
         for key in done:
-            del self._endorsed[key]
-            self._lane_bytes[key[0]] -= self._sizes.pop(key)
-        return done
+            taken = self._taken.pop(key)
+            self._lane_bytes[key[0]] -= taken.size_bytes
+            if taken.endorsement is not None:
+                endorsed.append(key)
+        return endorsed
 
     def lane_bytes(self, collector: int) -> int:
         return self._lane_bytes[collector]
-
-    def _keep(self, endorsement: Endorsement, size_bytes: int) -> None:
-        key = (endorsement.collector, endorsement.number)
-        self._endorsed[key] = endorsement
-        self._sizes[key] = size_bytes
-        self._lane_bytes[endorsement.collector] += size_bytes

@@ -35,7 +35,7 @@ class Parameters(msgspec.Struct, frozen=True, array_like=True):
     """Heights between the low and the high watermark [CL02 4.2]."""
     fairness_ms: U63 = 4_000
     """A collector's next certificate executes within this time of reaching the primary, or the view changes."""
-    view_timer_ms: U63 = 500
+    view_timer_ms: U63 = 1_000
     """First view-change timer; doubles up to the cap."""
     view_timer_cap_ms: U63 = 8_000
     """The stated bound on network delay under which liveness holds (protocol 6.2)."""

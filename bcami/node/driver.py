@@ -63,6 +63,7 @@ class Driver:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tickets: dict[int, asyncio.Event] = {}
         self._blocks_seen = asyncio.Event()
+        self._is_work_due = False
         self._stopped = False
 
     # Inputs.
@@ -90,9 +91,9 @@ class Driver:
         self, transactions: Sequence[Transaction], *, wait: bool, timeout_s: float
     ) -> tuple[list[SubmitResult], list[CertifiedHeader]]:
         """Submit and, if asked, wait for the outcomes; what is not known in time is said to be unknown."""
-        ticket, ids, effects = self.core.submit(transactions, wait, now_ms())
+        ticket, ids, effects = self.core.submit(transactions, wait)
         self._run(effects)
-        if wait and not self.core.tickets.is_complete(ticket):
+        if not self.core.tickets.is_complete(ticket):
             ready = self._tickets[ticket] = asyncio.Event()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -147,6 +148,8 @@ class Driver:
                         self._tickets[ticket].set()
                 case core.Observe(observation):
                     self.observe(observation)
+                case core.MoreWork():
+                    self._work_soon()
                 case _:
                     assert_never(effect)
         if self._certificates:
@@ -223,6 +226,17 @@ class Driver:
         self._stopped = True
         self._on_fatal(f"{what} could not be written: {error}")
         return True
+
+    def _work_soon(self) -> None:
+        """Work one slice after the event loop has looked at the network: votes do not wait behind bulk data."""
+        if not self._is_work_due:
+            self._is_work_due = True
+            asyncio.get_running_loop().call_soon(self._work)
+
+    def _work(self) -> None:
+        self._is_work_due = False
+        if not self._stopped:
+            self._run(self.core.work(now_ms()))
 
     def _set_timer(self, name: str, delay_ms: int) -> None:
         self._cancel_timer(name)

@@ -138,7 +138,7 @@ class Cluster:
     def submit(self, i: int, transactions: list[Transaction]) -> list[bytes]:
         node = self.cores[i]
         assert node is not None
-        ticket, ids, effects = node.submit(transactions, True, self.now_ms)
+        ticket, ids, effects = node.submit(transactions, True)
         self._tickets[i, ticket] = ids
         self._run(i, effects)
         if (i, ticket) in self._tickets and node.tickets.is_complete(ticket):
@@ -224,6 +224,18 @@ class Cluster:
                         self._close(i, ticket)
                 case core.Observe(observation):
                     self.observations.append((i, observation))
+                case core.MoreWork():
+                    self._work_soon(i)
+
+    def _work_soon(self, i: int) -> None:
+        life = self._life[i]
+
+        def work() -> None:
+            node = self._alive(i, life)
+            if node is not None:
+                self._run(i, node.work(self.now_ms))
+
+        self.at(0, work)
 
     def _timer_action(self, i: int, name: str, life: int, event: _Event) -> Callable[[], None]:
         def fire() -> None:

@@ -1,21 +1,17 @@
 """`NodeCore`: the composition, and the only way in."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-import msgspec
-
-from bcami.codec import Codec, encode
 from bcami.contract.issuance import answer_contribution
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
 from bcami.crypto.verification import verify_batch_certificate, verify_bundle
-from bcami.endorsement.collector import GATHER_MS, Collector
-from bcami.endorsement.endorser import Endorser
-from bcami.endorsement.pool import BatchPool, HeldBatch, hold
+from bcami.endorsement.collector import GATHER_MS, QUEUE_BYTES_MAX
+from bcami.endorsement.pool import hold
 from bcami.ledger.store import Ledger
 from bcami.model import events
 from bcami.model.api import CertifiedHeader, SubmitResult
@@ -25,41 +21,24 @@ from bcami.model.chain import BlockBundle
 from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepare, Proposal, ViewChange
 from bcami.model.reasons import Reason
 from bcami.model.registration import ContributionAnswer, ContributionRequest
-from bcami.model.signing import u64
 from bcami.model.transaction import Transaction, transaction_id
-from bcami.model.wire import FRAME_BYTES_MAX, FetchBatch, FetchBlocks, PeerMessage, Status
+from bcami.model.wire import FetchBatch, FetchBlocks, PeerMessage, Status
 from bcami.node.core import effects as out
-from bcami.node.core.admission import Tickets, committed, refused
+from bcami.node.core.admission import Tickets, committed, refused, unknown
 from bcami.node.core.catchup import CatchUp
+from bcami.node.core.dissemination import ENDORSED_PREFIX, SLICE_TRANSACTIONS, Dissemination
 from bcami.node.core.execution import ExecutedBlock, Executor, MissingBatches
 from bcami.node.core.world import WorldState
 from bcami.pbft import effects as pbft_out
 from bcami.pbft import inputs as pbft_in
-from bcami.pbft.replica import Replica, Restored
+from bcami.pbft.records import Restored
+from bcami.pbft.replica import Replica
 
 STATUS_MS: Final = 500
-RESEND_MS: Final = 1_000
 BUNDLES_BYTES_MAX: Final = 8 * 1024 * 1024
 """One answer to a request for blocks stops here; the asker asks again."""
-BEHIND_BATCHES_MAX: Final = 8
-"""Batches kept for each collector while this node catches up to their anchor."""
 RETRY_AFTER_MS: Final = 250
 _TRANSACTION_OVERHEAD_BYTES: Final = 320
-_ENDORSED_PREFIX: Final = b"endorsed/"
-
-
-class EndorsedRecord(msgspec.Struct, frozen=True, array_like=True):
-    """The promise store's record of an endorsement: the batch stays until it has durably executed (protocol 4.2)."""
-
-    batch: Batch
-    endorsement: Endorsement
-
-
-_RECORD_CODEC: Final[Codec[EndorsedRecord]] = Codec(EndorsedRecord, FRAME_BYTES_MAX)
-
-
-def endorsed_key(collector: int, number: int) -> bytes:
-    return _ENDORSED_PREFIX + u64(collector) + u64(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +48,18 @@ class Decision:
     proposal: Proposal
     certificate: BlockCertificate | None
     view: int
+
+
+@dataclass(slots=True)
+class _Admitting:
+    """A submission whose transactions are being checked."""
+
+    ticket: int
+    transactions: Sequence[Transaction]
+    ids: Sequence[bytes]
+    wait: bool
+    size_bytes: int
+    next: int = 0
 
 
 class NodeCore:
@@ -96,14 +87,14 @@ class NodeCore:
         self._signer = signer
         self._contribution_secret = contribution_secret
         self._out: list[out.Effect] = []
-        self._pool = BatchPool()
-        self._collector = Collector(roster, replica, signer, self.executor.lanes[replica])
-        self._endorser = Endorser(roster, replica, signer, self.executor.lanes)
+        self._lanes = Dissemination(roster, replica, signer, self.executor.lanes, self._check)
+        self._pool = self._lanes.pool
+        self._admitting: deque[_Admitting] = deque()
+        self._admitting_bytes = 0
         self._decided: dict[int, Decision] = {}
         self._blocks: OrderedDict[int, ExecutedBlock] = OrderedDict()
         self._certificates: dict[int, BlockCertificate] = {}
         self._placed: dict[bytes, tuple[int, int]] = {}
-        self._behind: dict[bytes, HeldBatch] = {}
         self._durable = ledger.height
         self._contributions: dict[bytes, list[int]] = {}
         votes = self._restore(promises)
@@ -131,6 +122,7 @@ class NodeCore:
             )
         self._out.append(out.SetTimer("status", STATUS_MS))
         self._send_status(None)
+        self._settle_lanes(now_ms)
         return self._take()
 
     def timer(self, name: str, now_ms: int) -> list[out.Effect]:
@@ -139,6 +131,9 @@ class NodeCore:
             self._on_status_timer(now_ms)
         elif name == "gather":
             self._cut(now_ms)
+        elif name == "patience":
+            self._lanes.out_of_patience(now_ms)
+            self._settle_lanes(now_ms)
         elif not self.halted:
             self._ordered(self.pbft.step(pbft_in.TimerFired(name.removeprefix("pbft/")), now_ms), now_ms)
         return self._take()
@@ -175,28 +170,37 @@ class NodeCore:
                 assert_never(message)
         return self._take()
 
-    def submit(
-        self, transactions: Sequence[Transaction], wait: bool, now_ms: int
-    ) -> tuple[int, list[bytes], list[out.Effect]]:
+    def submit(self, transactions: Sequence[Transaction], wait: bool) -> tuple[int, list[bytes], list[out.Effect]]:
         """Take transactions of a client. Returns (ticket, transaction ids, effects); see `close_ticket`."""
-        ids = [transaction_id(tx, self.roster.chain, self.roster.epoch) for tx in transactions]
+        ids = [self.id_of(tx) for tx in transactions]
         ticket = self.tickets.open(len(ids))
-        for place, (tx, tx_id) in enumerate(zip(transactions, ids, strict=True)):
-            self._admit(ticket, place, tx, tx_id, wait, now_ms)
-        self._cut(now_ms)
+        size = sum(len(tx.argument) + _TRANSACTION_OVERHEAD_BYTES for tx in transactions)
+        if self._admitting_bytes + self._lanes.queue_bytes >= QUEUE_BYTES_MAX:
+            for place, tx_id in enumerate(ids):
+                self._refuse(ticket, place, tx_id, Reason.QUEUE_FULL)
+            return ticket, ids, self._take()
+        self._admitting.append(_Admitting(ticket, transactions, ids, wait, size))
+        self._admitting_bytes += size
+        self._out.append(out.MoreWork())
         return ticket, ids, self._take()
+
+    def work(self, now_ms: int) -> list[out.Effect]:
+        """Check one slice of a submission and one of a batch: what costs time is done in small portions."""
+        if self._admitting:
+            self._admit_slice(self._admitting[0], now_ms)
+        if not self.halted:
+            self._lanes.work(now_ms)
+            self._settle_lanes(now_ms)
+        if self._admitting or (self._lanes.has_work and not self.halted):
+            self._out.append(out.MoreWork())
+        return self._take()
 
     def block_durable(self, height: int, now_ms: int) -> list[out.Effect]:
         """The ledger has the block on disk: only now may a checkpoint say so."""
         block = self._blocks[height]
         self._durable = height
         self.world.durable(height, [key for key, _ in block.commit.writes])
-        for digest in block.digests:
-            self._pool.executed(digest)
-        self._collector.executed(block.lanes[self.replica])
-        forgotten = self._endorser.executed(block.lanes)
-        if forgotten:
-            self._out.append(out.Persist((), [endorsed_key(*key) for key in forgotten]))
+        self._lanes.executed(block.digests, block.lanes)
         certificate = self._certificates.get(height)
         step: pbft_in.Input = pbft_in.Executed(height, block.header_hash, block.lanes)
         if certificate is not None:
@@ -204,7 +208,8 @@ class NodeCore:
         if not self.halted:
             self._ordered(self.pbft.step(step, now_ms), now_ms)
         self._answer_certified(height)
-        self._retry_behind(now_ms)
+        if not self.halted:
+            self._lanes.retry_behind(self._durable, now_ms)
         self._cut(now_ms)
         return self._take()
 
@@ -246,7 +251,7 @@ class NodeCore:
 
     @property
     def queued(self) -> int:
-        return self._collector.queued
+        return self._lanes.queued + sum(len(item.ids) - item.next for item in self._admitting)
 
     # Ordering.
 
@@ -370,21 +375,38 @@ class NodeCore:
         if known is not None:
             self._settle(ticket, place, known[0], known[1])
             return
-        reason = Reason.NOT_READY if self.halted else self.runtime.check(tx, tx_id, self.world.read, now_ms)
+        reason = Reason.NOT_READY if self.halted else self._check(tx, tx_id, now_ms)
         if reason is None:
-            size = len(tx.argument) + _TRANSACTION_OVERHEAD_BYTES
-            reason = self._collector.admit(tx, tx_id, size, now_ms)
+            reason = self._lanes.admit(tx, tx_id, len(tx.argument) + _TRANSACTION_OVERHEAD_BYTES, now_ms)
         if reason is not None:
-            retry = RETRY_AFTER_MS if reason in (Reason.QUEUE_FULL, Reason.NOT_READY) else 0
-            self._out.append(out.Observe(events.Refused("admission", reason)))
-            self._settle(ticket, place, refused(tx_id, reason, retry))
+            self._refuse(ticket, place, tx_id, reason)
             return
         self.tickets.expect(tx_id)
         self._await(ticket, place, tx_id, wait)
 
+    def _admit_slice(self, job: _Admitting, now_ms: int) -> None:
+        end = min(job.next + SLICE_TRANSACTIONS, len(job.ids))
+        for place in range(job.next, end):
+            self._admit(job.ticket, place, job.transactions[place], job.ids[place], job.wait, now_ms)
+        job.next = end
+        if end == len(job.ids):
+            self._admitting.popleft()
+            self._admitting_bytes -= job.size_bytes
+        self._cut(now_ms)
+
+    def _check(self, tx: Transaction, tx_id: bytes, now_ms: int) -> Reason | None:
+        return self.runtime.check(tx, tx_id, self.world.read, now_ms)
+
+    def _refuse(self, ticket: int, place: int, tx_id: bytes, reason: Reason) -> None:
+        retry = RETRY_AFTER_MS if reason in (Reason.QUEUE_FULL, Reason.NOT_READY) else 0
+        self._out.append(out.Observe(events.Refused("admission", reason)))
+        self._settle(ticket, place, refused(tx_id, reason, retry))
+
     def _await(self, ticket: int, place: int, tx_id: bytes, wait: bool) -> None:
         if wait:
             self.tickets.wait(tx_id, ticket, place)
+        else:
+            self._settle(ticket, place, unknown(tx_id))
 
     def _settle(self, ticket: int, place: int, result: SubmitResult, block: CertifiedHeader | None = None) -> None:
         if self.tickets.settle(ticket, place, result, block):
@@ -404,88 +426,43 @@ class NodeCore:
     # Batches.
 
     def _cut(self, now_ms: int) -> None:
-        """Cut own batches that are due; the own endorsement is the first vote."""
-        while not self.halted:
+        if not self.halted:
             certified = self.ledger.certified_height
-            anchor = self.ledger.certificate(certified) if certified else None
-            held = self._collector.cut(anchor, self.roster.chain, now_ms)
-            if held is None:
-                break
-            self._pool.add(held)
-            endorsement = self._endorse(held, own=True)
-            self._out.append(out.Broadcast(held.batch))
-            self._vote(endorsement, now_ms)
-        if self._collector.queued:
+            self._lanes.cut(self.ledger.certificate(certified) if certified else None, now_ms)
+        self._settle_lanes(now_ms)
+        if self._lanes.queued:
             self._out.append(out.SetTimer("gather", GATHER_MS))
 
-    def _endorse(self, held: HeldBatch, *, own: bool, now_ms: int = 0) -> Endorsement:
-        def check(tx: Transaction, tx_id: bytes) -> Reason | None:
-            return self.runtime.check(tx, tx_id, self.world.read, now_ms)
-
-        endorsement = self._endorser.endorse(held, None if own else check)
-        record = encode(EndorsedRecord(held.batch, endorsement))
-        self._out.append(out.Persist(((endorsed_key(held.batch.collector, held.batch.number), record),)))
-        return endorsement
+    def _settle_lanes(self, now_ms: int) -> None:
+        """Carry out what the lanes ask for, in their order."""
+        lanes = self._lanes
+        self._out += lanes.out
+        lanes.out.clear()
+        while lanes.anchors:
+            anchor = lanes.anchors.pop()
+            self.catchup.want(anchor.height)
+            self._ordered(self.pbft.step(pbft_in.BlockCertified(anchor), now_ms), now_ms)
+        while lanes.certified:
+            self._on_batch_certificate(self.replica, lanes.certified.pop(0), now_ms)
+        if lanes.has_work:
+            self._out.append(out.MoreWork())
 
     def _on_batch(self, peer: int, batch: Batch, now_ms: int) -> None:
         """A collector's batch to endorse, or an answer to a fetch."""
-        held = hold(batch, self.roster.chain)
-        if peer != batch.collector:
-            if held.digest in self._wanted():
-                self._pool.add(held)
-                self._execute_ready()
-            return
-        self._consider(held, now_ms)
-
-    def _consider(self, held: HeldBatch, now_ms: int) -> None:
         if self.halted:
             return
-        batch = held.batch
-        reason = self._endorser.gate(held, self._durable)
-        if reason is Reason.DUPLICATE:
-            earlier = self._endorser.known(batch.collector, batch.number)
-            assert earlier is not None
-            self._out.append(out.Send(batch.collector, earlier))
-            return
-        if reason is Reason.BEHIND:
-            self._keep_behind(held)
-            assert batch.anchor is not None
-            self.catchup.want(batch.anchor.height)
-            self._ordered(self.pbft.step(pbft_in.BlockCertified(batch.anchor), now_ms), now_ms)
-            return
-        if reason is not None:
-            self._out.append(out.Observe(events.Refused("endorsement", reason, batch.collector)))
-            return
-        self._pool.add(held)
-        endorsement = self._endorse(held, own=False, now_ms=now_ms)
-        for refusal in endorsement.refusals:
-            self._out.append(out.Observe(events.Refused("endorsement", refusal.reason, batch.collector)))
-        self._out.append(out.Send(batch.collector, endorsement))
+        held = hold(batch, self.roster.chain)
+        if peer == batch.collector:
+            self._lanes.consider(held, self._durable, now_ms)
+            self._settle_lanes(now_ms)
+        elif held.digest in self._wanted():
+            self._pool.add(held)
         self._execute_ready()
 
-    def _keep_behind(self, held: HeldBatch) -> None:
-        same = [key for key, item in self._behind.items() if item.batch.collector == held.batch.collector]
-        if len(same) < BEHIND_BATCHES_MAX:
-            self._behind[held.digest] = held
-
-    def _retry_behind(self, now_ms: int) -> None:
-        waiting, self._behind = self._behind, {}
-        for held in waiting.values():
-            self._consider(held, now_ms)
-
     def _on_endorsement(self, endorsement: Endorsement, now_ms: int) -> None:
-        if endorsement.collector == self.replica:
-            self._vote(endorsement, now_ms)
-
-    def _vote(self, endorsement: Endorsement, now_ms: int) -> None:
-        result = self._collector.vote(endorsement)
-        if isinstance(result, Reason):
-            if result is not Reason.STALE:
-                self._out.append(out.Observe(events.Refused("collector", result, endorsement.replica)))
-            return
-        if result is not None:
-            self._out.append(out.Broadcast(result))
-            self._on_batch_certificate(self.replica, result, now_ms)
+        if not self.halted:
+            self._lanes.vote(endorsement)
+            self._settle_lanes(now_ms)
 
     def _on_batch_certificate(self, peer: int, certificate: BatchCertificate, now_ms: int) -> None:
         if self.halted:
@@ -499,6 +476,7 @@ class NodeCore:
         if reason is not None:
             self._out.append(out.Observe(events.Refused("certificate", reason, peer)))
             return
+        self._lanes.certificate_seen(certificate)
         observation = events.BatchCertified(certificate.collector, certificate.number, certificate.count)
         self._out.append(out.Observe(observation))
         self._ordered(self.pbft.step(pbft_in.CertificateReady(certificate), now_ms), now_ms)
@@ -529,13 +507,9 @@ class NodeCore:
     def _on_status_timer(self, now_ms: int) -> None:
         self._out.append(out.SetTimer("status", STATUS_MS))
         self._send_status(None)
-        for own in self._collector.overdue(now_ms, RESEND_MS):
-            if own.certificate is not None:
-                self._out.append(out.Broadcast(own.certificate))
-                continue
-            for peer in range(self.roster.quorum.n):
-                if peer != self.replica and peer not in own.votes:
-                    self._out.append(out.Send(peer, own.held.batch))
+        if not self.halted:
+            self._lanes.resend(now_ms)
+            self._settle_lanes(now_ms)
         wanted = self._wanted()
         if wanted:
             self._fetch(wanted.values())
@@ -618,21 +592,11 @@ class NodeCore:
         """Take back endorsed batches; return the vote records for ordering."""
         votes = []
         for key, value in promises:
-            if not key.startswith(_ENDORSED_PREFIX):
+            if not key.startswith(ENDORSED_PREFIX):
                 votes.append((key, value))
                 continue
-            record = _RECORD_CODEC.decode(value)
-            held = hold(record.batch, self.roster.chain)
-            collector, number = record.batch.collector, record.batch.number
-            if number <= self.executor.lanes[collector]:
-                continue
-            self._pool.add(held)
-            self._endorser.restore(record.endorsement, held.size_bytes)
-            if collector == self.replica:
-                self._collector.restore(held)
-                for tx_id in held.ids:
-                    self.tickets.expect(tx_id)
-                self._collector.vote(record.endorsement)
+            for tx_id in self._lanes.restore(key, value, self.executor.lanes):
+                self.tickets.expect(tx_id)
         return votes
 
     def _take(self) -> list[out.Effect]:

@@ -71,4 +71,20 @@ class Observe:
     observation: Observation
 
 
-Effect = Persist | Send | Broadcast | CommitBlock | SaveCertificate | SetTimer | CancelTimer | TicketReady | Observe
+@dataclass(frozen=True, slots=True)
+class MoreWork:
+    """Call `NodeCore.work` again, after a look at the network: signatures are checked in slices."""
+
+
+Effect = (
+    Persist
+    | Send
+    | Broadcast
+    | CommitBlock
+    | SaveCertificate
+    | SetTimer
+    | CancelTimer
+    | TicketReady
+    | Observe
+    | MoreWork
+)

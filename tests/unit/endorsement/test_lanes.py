@@ -1,5 +1,6 @@
 """Rules of protocol 4, at the machines that keep them."""
 
+import msgspec
 import pytest
 
 from bcami.crypto.keys import SecretKey
@@ -8,7 +9,7 @@ from bcami.crypto.verification import absent_transactions, verify_batch_certific
 from bcami.endorsement.collector import BATCH_TRANSACTIONS_MAX, GATHER_MS, IN_FLIGHT_MAX, QUEUE_BYTES_MAX, Collector
 from bcami.endorsement.endorser import LANE_AHEAD_MAX, Endorser
 from bcami.endorsement.pool import BatchPool, HeldBatch, hold
-from bcami.model.batch import Batch, BatchCertificate, Endorsement
+from bcami.model.batch import Batch, BatchCertificate, Endorsement, Refusal
 from bcami.model.block import BlockCertificate, CheckpointVote, checkpoint_digest
 from bcami.model.genesis import Genesis, Member, Parameters, chain_id
 from bcami.model.reasons import Reason
@@ -95,13 +96,20 @@ def test_a_batch_has_a_bounded_number_of_transactions() -> None:
     assert held is not None and len(held.ids) == BATCH_TRANSACTIONS_MAX and collector.queued == 5
 
 
+def given(endorser: Endorser, held: HeldBatch, refusals: list[Refusal] | None = None) -> Endorsement:
+    endorser.take(held)
+    endorsement = endorser.endorse(held, refusals or [])
+    assert endorsement is not None
+    return endorsement
+
+
 def certify(collector: Collector, held: HeldBatch, refusing: dict[int, Reason | None]) -> BatchCertificate:
     result = None
     for i, endorser in enumerate(endorsers()):
         if i not in refusing:
             continue
         bad = refusing[i]
-        endorsement = endorser.endorse(held, lambda tx, tx_id, bad=bad: bad if tx.sequence == 0 else None)
+        endorsement = given(endorser, held, [] if bad is None else [Refusal(0, bad)])
         result = collector.vote(endorsement)
         if result is not None:
             break
@@ -136,8 +144,8 @@ def test_a_refusal_set_cannot_be_changed_after_signing() -> None:
     collector = filled(2)
     held = collector.cut(None, CHAIN, 0)
     assert held is not None
-    honest = endorsers()[1].endorse(held, None)
-    refusing = endorsers()[1].endorse(held, lambda tx, tx_id: Reason.REPLAY)
+    honest = given(endorsers()[1], held)
+    refusing = given(endorsers()[1], held, [Refusal(0, Reason.REPLAY)])
     forged = Endorsement(0, 0, 1, held.digest, 2, 1, refusing.refusals, honest.signature)
     assert collector.vote(forged) is Reason.BAD_SIGNATURE
 
@@ -146,9 +154,9 @@ def test_a_vote_of_another_batch_or_a_repeated_one_does_not_count() -> None:
     collector = filled(2)
     held = collector.cut(None, CHAIN, 0)
     assert held is not None
-    other = endorsers()[1].endorse(batch(1, 2, first=50), None)
+    other = given(endorsers()[1], batch(1, 2, first=50))
     assert collector.vote(other) is Reason.BAD_DIGEST
-    vote = endorsers()[1].endorse(held, None)
+    vote = given(endorsers()[1], held)
     for _ in range(5):
         assert collector.vote(vote) is None
     assert collector.own[1].certificate is None
@@ -158,7 +166,7 @@ def test_a_node_endorses_one_digest_per_collector_and_number() -> None:
     endorser = endorsers()[1]
     first = batch(1)
     assert endorser.gate(first, 0) is None
-    endorser.endorse(first, None)
+    given(endorser, first)
     assert endorser.gate(first, 0) is Reason.DUPLICATE
     assert endorser.gate(batch(1, first=7), 0) is Reason.EQUIVOCATION
 
@@ -175,7 +183,7 @@ def test_a_stuck_lane_fills_its_own_quota_only() -> None:
     endorser = endorsers()[1]
     number = 1
     while (reason := endorser.gate(batch(number, 10), 0)) is None:
-        endorser.endorse(batch(number, 10), None)
+        given(endorser, batch(number, 10))
         number += 1
     assert reason is Reason.OVER_QUOTA and number > 1
     assert endorser.lane_bytes(0) <= GENESIS.parameters.lane_quota_bytes
@@ -204,3 +212,18 @@ def test_the_pool_keeps_the_newest_executed_batches_in_bounded_memory(monkeypatc
     assert pool.get(held[-1].digest) is held[-1]
     assert pool.get(held[0].digest) is None
     assert pool.held_bytes == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 7, 10])
+def test_turns_give_each_batch_a_strong_quorum_at_once_and_rotate(n: int) -> None:
+    keys = [SecretKey.generate(b"%032d" % i) for i in range(n)]
+    members = tuple(Member(f"node{i}", key.public_key, bytes([i]) * 32) for i, key in enumerate(keys))
+    roster = Roster.from_genesis(msgspec.structs.replace(GENESIS, members=members))
+    machines = [Endorser(roster, i, keys[i], (0,) * n) for i in range(n)]
+    spared: set[int] = set()
+    for collector in range(n):
+        for number in range(1, 3 * n):
+            turns = {i for i in range(n) if machines[i].is_turn(collector, number)}
+            assert collector in turns and len(turns) == roster.quorum.strong
+            spared |= set(range(n)) - turns
+    assert spared == (set() if roster.quorum.strong == n else set(range(n)))
