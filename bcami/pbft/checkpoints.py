@@ -119,11 +119,26 @@ class Checkpoints:
             self._out.refuse(Reason.BAD_SIGNATURE, sender)
         elif known is not None and known.height == height:
             self._out.convict("checkpoint", known, vote)
+            if height <= self.high and self._is_better(known, vote):
+                self._collect(vote)
         elif height > self.high:
             self._beyond[sender] = vote
             self._count(height, self._beyond)
         else:
             self._collect(vote)
+
+    def _is_better(self, known: Checkpoint, vote: Checkpoint) -> bool:
+        """Tell whether the second of two contradicting votes counts in place of the first.
+
+        Else a faulty replica whose true vote is in the certificate of others, and which sent a false one here first,
+        keeps this replica from ever certifying the height.
+        """
+        if vote.header_hash == self._headers.get(vote.height):
+            return True
+        others = Counter(
+            item.header_hash for item in self.collected[vote.height].values() if item.replica != vote.replica
+        )
+        return others[vote.header_hash] > others[known.header_hash]
 
     def learn(self, certificate: BlockCertificate) -> None:
         """Take a certificate from somewhere else: verified, and compared with the own header."""

@@ -9,6 +9,9 @@ The shell carries effects out in their order. Its duties:
 4. After `Halt` the replica answers nothing any more; an operator has to look (protocol 5.4).
 """
 
+from collections import Counter
+from typing import Final
+
 import msgspec
 
 from bcami.codec import encode
@@ -86,11 +89,16 @@ Effect = (
 )
 
 
+EVIDENCE_PER_REPLICA_MAX: Final = 64
+"""Pairs of contradicting statements that are passed on for each replica; later ones are only counted as refusals."""
+
+
 class Outbox:
     """Collects the effects of one step in order."""
 
     def __init__(self) -> None:
         self._effects: list[Effect] = []
+        self._convictions: Counter[int] = Counter()
         self.halted = False
 
     def add(self, effect: Effect) -> None:
@@ -102,7 +110,9 @@ class Outbox:
 
     def convict(self, what: str, first: ConsensusMessage, second: ConsensusMessage) -> None:
         """Keep two verified statements of one replica that contradict each other."""
-        self.add(Observe(EquivocationSeen(first.replica, what, encode(first), encode(second))))
+        self._convictions[first.replica] += 1
+        if self._convictions[first.replica] <= EVIDENCE_PER_REPLICA_MAX:
+            self.add(Observe(EquivocationSeen(first.replica, what, encode(first), encode(second))))
         self.refuse(Reason.EQUIVOCATION, first.replica, what)
 
     def halt(self, reason: str) -> None:

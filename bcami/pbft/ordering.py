@@ -108,12 +108,16 @@ class Ordering:
             return
         if known is not None:
             self._out.convict("pre_prepare", known, message)
-            return
+            if current.prepared or current.prepares_for(message.digest) < self._statements.quorum.weak:
+                return
         reason = self._check_proposal(message)
         if reason is not None:
             self._out.refuse(reason, sender)
             return
+        # The second of two contradicting pre-prepares takes the place of the first when a correct backup voted for it,
+        # else a primary can hide from this replica what others decide. The own PREPARE, if sent, stays as it is.
         current.pre_prepare = message
+        current.recorded = False
         self._vote(current, now_ms)
         self._advance(message.height, message.view)
 
@@ -133,6 +137,10 @@ class Ordering:
             self._out.refuse(Reason.BAD_SIGNATURE, sender)
         elif known is not None:
             self._out.convict(type(message).__name__.lower(), known, message)
+            first = current.pre_prepare
+            if first is not None and message.digest == first.digest:
+                current.add(message)  # it counts once for what others saw it say
+                self._advance(message.height, message.view)
         else:
             current.add(message)
             self._advance(message.height, message.view)
@@ -225,7 +233,7 @@ class Ordering:
         if slot.proof is None or slot.proof.pre_prepare.view < first.view:
             slot.proof = proof
         if not current.recorded:
-            self._record(current, first, None)
+            self._record(current, first, current.prepares.get(self._statements.replica))
         commit: Commit | None = None
         if not self._views.is_changing and first.view == self._views.active:
             commit = self._statements.commit(first.view, first.height, first.digest)
@@ -357,6 +365,10 @@ class Ordering:
             for height, slot in self.slots.items()
         )
         return in_flight or (not self.is_window_full() and bool(self.lanes.owed()))
+
+    def is_uncertified(self) -> bool:
+        """Tell whether a block that stands here has no certificate yet, nor one above it."""
+        return self._checkpoints.executed > self._checkpoints.low
 
     def is_window_full(self) -> bool:
         """Tell whether all of the window is decided: the primary can do nothing before a checkpoint."""

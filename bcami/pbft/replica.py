@@ -53,7 +53,7 @@ from bcami.pbft.ordering import CheckCertificate, Ordering
 from bcami.pbft.records import Restored, VoteLog, read_records
 from bcami.pbft.recovery import CatchUp, Recovery
 from bcami.pbft.statements import Statements
-from bcami.pbft.timers import CATCH_UP, FAIRNESS, VIEW, VIEW_CHANGE, Backoff, Fairness, Timers
+from bcami.pbft.timers import CATCH_UP, CERTIFY, FAIRNESS, VIEW, VIEW_CHANGE, Backoff, Fairness, Timers
 from bcami.pbft.views import Entry, ViewChanges, ViewState
 
 
@@ -237,6 +237,8 @@ class Replica:
             self._leave(self._views.target + 1, "no new-view in time")
         elif name == VIEW:
             self._leave(self._views.target + 1, "no progress in time")
+        elif name == CERTIFY:
+            self._leave(self._views.target + 1, "no certificate in time")
         elif name.startswith(FAIRNESS):
             self._leave(self._views.target + 1, f"collector {name.removeprefix(FAIRNESS)} kept waiting")
 
@@ -245,21 +247,22 @@ class Replica:
     def _leave(self, view: int, cause: str) -> None:
         """Leave for a higher view: stop all that belongs to the one before."""
         self._backoff.failed()
-        self._timers.cancel(VIEW)
-        self._timers.cancel(VIEW_CHANGE)
-        self._fairness.reset()
+        self._stop_view_timers()
         self._changes.start(view, cause, self._checkpoints.stable, self._ordering.proofs())
 
     def _enter(self, entry: Entry, now_ms: int) -> None:
         """Enter a proved view, and take its stable checkpoint as known."""
-        self._timers.cancel(VIEW)
-        self._timers.cancel(VIEW_CHANGE)
-        self._fairness.reset()
+        self._stop_view_timers()
         self._changes.enter(entry)
         if entry.choice.stable is not None:
             self._checkpoints.learn(entry.choice.stable)
         self._catch_up.need(entry.choice.min_s)  # [CL99 4.4] fetch what the new view starts from
         self._ordering.on_view_entered(now_ms)
+
+    def _stop_view_timers(self) -> None:
+        for name in (VIEW, VIEW_CHANGE, CERTIFY):
+            self._timers.cancel(name)
+        self._fairness.reset()
 
     # After each input.
 
@@ -271,6 +274,7 @@ class Replica:
             self._enter(entry, now_ms)
         if not self._out.halted and self._checkpoints.low > self._progress.low:
             self._progress.low = self._checkpoints.low
+            self._timers.cancel(CERTIFY)
             self._ordering.on_window_moved(now_ms)
         if not self._out.halted:
             self._ordering.propose(now_ms)
@@ -291,6 +295,8 @@ class Replica:
             timers.cancel(VIEW)
         timers.keep(VIEW, not changing and ordering.is_waiting(), self._backoff.delay_ms)
         timers.keep(VIEW_CHANGE, self._changes.is_timed(), self._backoff.delay_ms)
+        patience_ms = max(self._statements.roster.genesis.parameters.fairness_ms, self._backoff.delay_ms)
+        timers.keep(CERTIFY, not changing and ordering.is_uncertified(), patience_ms)
         if not changing:
             self._fairness.watch(ordering.lanes.owed(), ordering.is_window_full(), now_ms)
 

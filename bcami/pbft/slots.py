@@ -11,7 +11,9 @@ Vote = Prepare | Commit
 
 @dataclass(slots=True)
 class Round:
-    """One height in one view. The first vote of a replica counts; a later, different one is evidence."""
+    """One height in one view, one vote of each replica. A second, different vote is evidence; it takes the place of the
+    first only when it is for the pre-prepared digest: quorums of correct replicas never rest on which one came first.
+    """
 
     pre_prepare: PrePrepare | None = None
     prepares: dict[int, Prepare] = field(default_factory=dict)
@@ -29,6 +31,9 @@ class Round:
             self.prepares[vote.replica] = vote
         else:
             self.commits[vote.replica] = vote
+
+    def prepares_for(self, digest: bytes) -> int:
+        return sum(vote.digest == digest for vote in self.prepares.values())
 
     def proof(self, quorum: Quorum) -> PreparedProof | None:
         """Return the proof of prepared(m, v, n, i), or None.

@@ -15,6 +15,9 @@ VIEW_CHANGE: Final = "view_change"
 """Runs while a strong quorum has left for a view whose NEW-VIEW is missing."""
 CATCH_UP: Final = "catch_up"
 """Runs while others are certified above what is decided here."""
+CERTIFY: Final = "certify"
+"""Runs while an executed block has no certificate. A primary that shows a proposal to just a quorum can decide it with
+the votes of faulty replicas, which then keep their checkpoints back; only a view change brings it to the others."""
 FAIRNESS: Final = "fairness/"
 """With the collector's replica id; see protocol 4.4."""
 
