@@ -218,11 +218,7 @@ class LmdbLedger:
 
     def by_signer(self, signer: bytes, limit: int = 100, before: TransactionPlace | None = None) -> list[SignerEntry]:
         entries: list[SignerEntry] = []
-        if before is None:
-            value = self._get(SIGNERS, signer)
-            place = None if value is None else unpack_place(value)
-        else:
-            place = self._place_before(before)
+        place = self._newest_before(signer, before)
         height, outcomes = 0, tuple[Outcome, ...]()
         while place is not None and len(entries) < limit:
             if place.height != height:
@@ -232,6 +228,21 @@ class LmdbLedger:
             entries.append((place.height, place.index, outcomes[place.index].transaction_id))
             place = self._place_before(place)
         return entries
+
+    def _newest_before(self, signer: bytes, before: TransactionPlace | None) -> TransactionPlace | None:
+        if before is not None and self._is_signed_by(before, signer):
+            return self._place_before(before)
+        value = self._get(SIGNERS, signer)
+        place = None if value is None else unpack_place(value)
+        while before is not None and place is not None and (place.height, place.index) >= (before.height, before.index):
+            place = self._place_before(place)
+        return place
+
+    def _is_signed_by(self, place: TransactionPlace, signer: bytes) -> bool:
+        block = self.block(place.height)
+        if block is None or place.index >= len(block.outcomes):
+            return False
+        return transactions_of(block, self.batches(place.height), self._quorum)[place.index].signer == signer
 
     def _outcomes(self, height: int) -> tuple[Outcome, ...]:
         body = self._read(BLOCKS, height_key(height), BODY_DECODER)

@@ -117,9 +117,9 @@ class Scan:
             return ordinal + 1
         if table is META:
             return self._snapshot.last_block
-        if table is BATCHES:
-            return self._height_of_batch(ordinal)
         original = find_original(table, key, stored)
+        if table is BATCHES:
+            return self._height_of_batch(ordinal) if original is None else height_of(original[0])
         if original is not None:
             key, stored = original
         if table is CERTIFICATES:

@@ -113,7 +113,7 @@ class Ledger(Protocol):
         """Return the proof of the first outcome; None without an outcome or while its block has no certificate."""
 
     def by_signer(self, signer: bytes, limit: int = 100, before: TransactionPlace | None = None) -> list[SignerEntry]:
-        """Return a signer's executed transactions, newest first; `before` is the last place of the page before."""
+        """Return a signer's executed transactions, newest first; `before` is where the page before ended."""
 
     def history(self, key: bytes) -> list[StateVersion]:
         """Return all versions of a key, oldest first; none for keys under `WITHOUT_HISTORY`."""
