@@ -123,7 +123,12 @@ class Fleet:
         self._clock_ms = clock_ms
         self._verifier = ReceiptVerifier(roster)
         self._courier = Courier(
-            nodes, self._verifier, weak=roster.quorum.weak, seed=seed or os.urandom(32), limits=limits
+            nodes,
+            self._verifier,
+            weak=roster.quorum.weak,
+            seed=seed or os.urandom(32),
+            limits=limits,
+            on_failure=self._fail,
         )
         self._writer = GroupWriter(outbox)
         self._periods = PeriodSource(nodes, roster)
@@ -535,7 +540,10 @@ class Fleet:
             unsettled = await self._registrar.open(meter, self._home_of(meter), ask_chain=ask_chain)
         except SessionUnavailable as unavailable:
             del self._renewing[meter]
-            self._stop(meter, unavailable.reason)
+            if settle_first and unavailable.reason not in FINAL_REASONS:
+                self._release(meter)  # the session of the older period still counts, within its grace
+            else:
+                self._stop(meter, unavailable.reason)
         except asyncio.CancelledError:
             raise
         except Exception as error:

@@ -113,12 +113,14 @@ class Registrar:
     async def open(self, meter: Meter, home: int, *, ask_chain: bool = False) -> list[SealedReport]:
         """Open a session for the meter, resuming a registration that was under way.
 
-        Returns the reports of the session before, to be sealed again. Raises SessionUnavailable. `ask_chain` takes a
-        number above the one that the chain shows: for a meter whose store may be older than the chain.
+        Returns the reports of the session before, to be sealed again. Raises SessionUnavailable; while no node answers,
+        it goes on trying. `ask_chain` takes a number above the one that the chain shows: for a meter whose store may be
+        older than the chain.
         """
         async with self._turns:
-            reason = Reason.NOT_READY
-            for attempt in range(1, _ATTEMPTS + 1):
+            attempt = 0
+            while True:
+                reason = None
                 if meter.issuance is None:
                     shown = await self._chain_session(meter) if ask_chain else 0
                     await self._writer.write(meter.begin_session(self._randomness(32), shown))
@@ -126,7 +128,7 @@ class Registrar:
                 try:
                     prepared, settlement = await self._issue(meter, meter.issuance, home)
                 except IssuanceRefused as refused:
-                    reason = refused.reason or Reason.NOT_READY
+                    reason = refused.reason
                     if reason in _NUMBER_REASONS:
                         meter.issuance = None
                 else:
@@ -137,11 +139,12 @@ class Registrar:
                     # Rejected or refused: this number is used up, and with it the key (protocol 2.3).
                     reason = settlement.reason
                     meter.issuance = None
-                if reason in FINAL_REASONS:
-                    break
-                ask_chain = ask_chain or reason in _NUMBER_REASONS
+                if reason is not None:  # else no node answered: that is no verdict, however long it lasts
+                    attempt += 1
+                    if reason in FINAL_REASONS or attempt >= _ATTEMPTS:
+                        raise SessionUnavailable(reason)
+                    ask_chain = ask_chain or reason in _NUMBER_REASONS
                 await self._before_again(attempt, reason, meter)
-            raise SessionUnavailable(reason)
 
     async def _issue(self, meter: Meter, record: IssuanceRecord, home: int) -> tuple[Prepared, Settlement]:
         async def save(stored: IssuanceRecord) -> None:
@@ -165,13 +168,13 @@ class Registrar:
             policy=self._policy,
         )
 
-    async def _before_again(self, attempt: int, reason: Reason, meter: Meter) -> None:
+    async def _before_again(self, attempt: int, reason: Reason | None, meter: Meter) -> None:
         """Wait a while, and look for a new period when the old one is the trouble."""
         if reason in (Reason.PERIOD_EXPIRED, Reason.UNKNOWN_PERIOD, Reason.KEY_MISMATCH):
             await self._periods.refresh()
         gap_ms = self._roster.genesis.parameters.session_gap_ms if reason is Reason.SESSION_TOO_SOON else 0
         backoff = Backoff(first_ms=100, cap_ms=2_000)
-        await asyncio.sleep((gap_ms + backoff.delay_ms(attempt, meter.party.hid)) / 1000)
+        await asyncio.sleep((gap_ms + backoff.delay_ms(attempt + 1, meter.party.hid)) / 1000)
 
     async def _chain_session(self, meter: Meter) -> int:
         """Return the number of the session that the chain shows, by weak equal answers; 0 for none."""

@@ -123,8 +123,9 @@ class Courier:
         weak: int,
         seed: bytes,
         limits: CourierLimits | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
-        """`weak` is f+1 of genesis; `seed` draws the jitter of delays."""
+        """`weak` is f+1 of genesis; `seed` draws the jitter of delays; `on_failure` hears of a bug of ours."""
         self._nodes = list(nodes)
         self._verifier = verifier
         self._weak = min(weak, len(self._nodes))
@@ -138,6 +139,7 @@ class Courier:
         self._later_count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._on_failure = on_failure
         self._stall_task = self._loop.create_task(self._watch_for_stalls())
 
     @property
@@ -204,10 +206,21 @@ class Courier:
         while lane.queue and lane.in_flight < (1 if is_suspect else self._limits.requests_max):
             if lane.in_flight == 0:
                 lane.heard_ms = self._now_ms()
-            lane.in_flight += 1
-            task = self._loop.create_task(self._carry(node, self._take(lane)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(node, self._take(lane))
+
+    def _start(self, node: int, parcels: list[Parcel]) -> None:
+        self._lanes[node].in_flight += 1
+        task = self._loop.create_task(self._carry(node, parcels))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception) and self._on_failure is not None:
+            self._on_failure(error)
+        elif error is not None:
+            raise error
 
     def _take(self, lane: _Lane) -> list[Parcel]:
         parcels: list[Parcel] = []
@@ -292,10 +305,7 @@ class Courier:
                 return
             middle = len(parcels) // 2
             for part in (parcels[:middle], parcels[middle:]):
-                self._lanes[node].in_flight += 1
-                task = self._loop.create_task(self._carry(node, part))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._start(node, part)
             return
         statistics.unavailable += 1
         statistics.busy += error.retry_after_ms > 0

@@ -39,9 +39,9 @@ LAGGING_REASONS: Final = frozenset(
     }
 )
 """A node that is a block or a second behind says these of a good transaction (`replay`: one that knows the id only
-from another's batch), so it has to repeat them."""
-LAGGING_REFUSALS: Final = 3
-"""How often one node says such a reason before it counts as its refusal."""
+from another's batch)."""
+LAGGING_MS: Final = 1_500
+"""For so long after the first such word they do not count: time to catch up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,9 @@ class Retry:
     weak: int
     """Different nodes whose refusals abandon the transaction."""
     seed: bytes
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = field(default_factory=lambda: Backoff(cap_ms=500))
     refusals: dict[int, Reason] = field(default_factory=dict)
-    lagging: dict[int, int] = field(default_factory=dict)
+    lagging_from_ms: int | None = None
     unknowns: int = 0
     rounds: int = 0
     wait_until_ms: int = 0
@@ -172,8 +172,9 @@ class Retry:
             self.wait_until_ms = max(self.wait_until_ms, now_ms + retry_after_ms)
             return Verdict.AGAIN
         if reason in LAGGING_REASONS:
-            self.lagging[node] = self.lagging.get(node, 0) + 1
-            if self.lagging[node] < LAGGING_REFUSALS:
+            if self.lagging_from_ms is None:
+                self.lagging_from_ms = now_ms
+            if now_ms < self.lagging_from_ms + LAGGING_MS:
                 return Verdict.AGAIN
         self.refusals[node] = reason
         if len(self.refusals) >= self.weak:
