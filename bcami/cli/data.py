@@ -323,28 +323,27 @@ def _stored_readings(
                     seen += batch.num_rows
                     progress(f"fetched {seen:,} readings of the MDMS")
                     yield batch
-    except (httpx.HTTPError, pa.ArrowInvalid) as error:
+    except (httpx.HTTPError, OSError, pa.ArrowInvalid) as error:
         raise EnvironmentFault(f"the MDMS's readings broke off: {error}", where=url, do="bcami logs mdms") from None
 
 
 class _ByteReader(io.RawIOBase):
-    """A file over chunks of bytes, as Arrow reads it."""
+    """A file over chunks of bytes; a read is short only at the end, as Arrow expects it."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         super().__init__()
         self._chunks = chunks
-        self._rest = b""
+        self._rest = bytearray()
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._rest) < size:
             chunk = next(self._chunks, None)
             if chunk is None:
-                return 0
-            self._rest = chunk
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+                break
+            self._rest += chunk
+        taken = bytes(self._rest if size < 0 else self._rest[:size])
+        del self._rest[: len(taken)]
+        return taken

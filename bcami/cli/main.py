@@ -1,7 +1,6 @@
 """The program `bcami`: its commands, and the one place where an error becomes a message and an exit code."""
 
 import json
-import os
 import signal
 import sys
 import traceback
@@ -86,9 +85,8 @@ def _say(text: str) -> None:
 
 
 def _save_traceback(error: Exception) -> str:
-    home = HomePaths(Path(os.environ.get("BCAMI_HOME", HOME_DEFAULT)))
     try:
-        place = new_run(home, "crash") / "traceback.txt"
+        place = new_run(HomePaths(Path(SCREEN.home or HOME_DEFAULT)), "crash") / "traceback.txt"
         place.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except (BcamiError, OSError):
         traceback.print_exception(error)

@@ -16,7 +16,8 @@ def _choose_json(value: bool) -> bool:
 
 
 def _home_paths(value: str) -> str:
-    return str(Path(value).absolute())
+    SCREEN.home = str(Path(value).absolute())
+    return SCREEN.home
 
 
 Home = Annotated[

@@ -58,6 +58,8 @@ class Screen:
         self.wants_json = False
         self.answered = False
         """True when the JSON object is out."""
+        self.home = ""
+        """The home that the command is about; "" until it is known."""
 
     @property
     def console(self) -> Console:
