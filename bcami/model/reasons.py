@@ -1,6 +1,9 @@
 """Every "no" of the system under one name: in outcomes, refusals, metrics, API answers and tests."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -51,6 +54,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"
     NOT_READY = "not_ready"
+    NOT_FOUND = "not_found"
 
     # Consensus, endorsement and transport messages.
     WRONG_EPOCH = "wrong_epoch"
@@ -68,3 +72,63 @@ class Reason(StrEnum):
     OVER_QUOTA = "over_quota"
     BEHIND = "behind"
     STALE = "stale"
+
+
+def explain(reason: Reason) -> str:
+    """Return what the reason means, as a sentence for a person."""
+    return _SENTENCES[reason]
+
+
+_SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
+    {
+        Reason.VALID: "accepted and applied",
+        Reason.MALFORMED: "the request or message is not in the form that it must have",
+        Reason.OVERSIZED: "it is larger than allowed",
+        Reason.WRONG_CHAIN: "it was made for another network: its chain id is not this one's",
+        Reason.UNKNOWN_CONTRACT: "no contract of this name is installed",
+        Reason.UNKNOWN_FUNCTION: "the contract has no such function",
+        Reason.BAD_ARGUMENT: "the argument is not one that the function takes",
+        Reason.HASH_MISMATCH: "the argument is not the one whose hash was signed: it was altered on the way",
+        Reason.BAD_SIGNATURE: (
+            "a signature does not verify with the key on the chain; signatures cover the chain id too, so a "
+            "transaction that was signed for another network also fails here"
+        ),
+        Reason.TIMESTAMP_AHEAD: "the timestamp is ahead of this node's clock by more than clock_skew_ms allows",
+        Reason.UNKNOWN_HID: "no meter is enrolled under this HID",
+        Reason.REVOKED_HID: "the utility has revoked this HID",
+        Reason.NOT_AUTHORIZED: "the asker may not do this",
+        Reason.ALREADY_ENROLLED: "this HID is enrolled already; an enrolment never changes",
+        Reason.UNKNOWN_SESSION: "no session of this number was ever opened",
+        Reason.SESSION_CLOSED: "the session was followed by a newer one",
+        Reason.SESSION_NOT_ABOVE: "the session number is not above the current one",
+        Reason.SESSION_TOO_SOON: "the last session was opened less than session_gap_ms ago",
+        Reason.REPLAY: "this sequence number was used before",
+        Reason.SEQUENCE_TOO_OLD: "the sequence number has left the replay window",
+        Reason.BAD_CONTRIBUTION: "a key contribution is not of a member of this network or for another request",
+        Reason.KEY_MISMATCH: "the key is not the one that it must be: the parts do not add up to it",
+        Reason.UNKNOWN_PERIOD: "the MDMS never opened a period of this number",
+        Reason.PERIOD_EXPIRED: "the MDMS's period is over, and so is its grace: open a new session",
+        Reason.HEIGHT_NOT_ABOVE: "the acknowledged height is not above the last one",
+        Reason.STEPS_EXCEEDED: "the contract took more steps than are allowed",
+        Reason.CONTRACT_FAULT: "the contract itself broke; its operator finds the place in the node's log",
+        Reason.QUEUE_FULL: "this node's queue is full: try again later, or another node",
+        Reason.RATE_LIMITED: "too many requests: try again later",
+        Reason.NOT_READY: "this node cannot do this now",
+        Reason.NOT_FOUND: "this node knows nothing under this address",
+        Reason.WRONG_EPOCH: "it is for another epoch",
+        Reason.WRONG_VIEW: "it is for another view",
+        Reason.NOT_PRIMARY: "the sender is not the primary of that view",
+        Reason.UNKNOWN_REPLICA: "the sender is no such member",
+        Reason.OUTSIDE_WATERMARKS: "the height is outside of the window of accepted heights",
+        Reason.EQUIVOCATION: "it contradicts what the same member signed before",
+        Reason.DUPLICATE: "it was here before",
+        Reason.BAD_DIGEST: "the digest is not the one of the data",
+        Reason.BAD_CERTIFICATE: "the certificate does not hold",
+        Reason.BAD_PROOF: "the proof does not hold",
+        Reason.BAD_TIME: "the proposed time is outside of what this node's clock allows",
+        Reason.TOO_LARGE: "it is larger than a proposal may be",
+        Reason.OVER_QUOTA: "the collector has too many unordered bytes already",
+        Reason.BEHIND: "this node has not reached that height yet",
+        Reason.STALE: "it is about something that is over",
+    }
+)
