@@ -20,19 +20,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import lmdb
 import msgspec
 
 from bcami.codec import Codec, encode
 from bcami.crypto.roster import Roster
-from bcami.errors import BcamiError, EnvironmentFault
+from bcami.errors import EnvironmentFault
 from bcami.ledger.environment import DATA_FILE
+from bcami.ledger.lmdb_promises import LmdbPromises, damaged_promises
+from bcami.ledger.position import POSITION_BYTES, Position, PositionMark
 from bcami.ledger.records import DamagedRecordError
 from bcami.ledger.report import AuditError, AuditHooks, AuditReport, FirstError
 from bcami.ledger.scan import Scan
-from bcami.ledger.snapshot import POSITION_BYTES, Position, PositionMark, Snapshot
+from bcami.ledger.snapshot import Snapshot
 from bcami.ledger.walk import ChainWalk, FullWalk
 from bcami.model.genesis import GENESIS_BYTES_MAX, Genesis
 
@@ -65,19 +67,76 @@ def audit_ledger(
     """
     if not (path / DATA_FILE).is_file():
         raise EnvironmentFault("there is no ledger", where=str(path), do="start the node once, or name another home")
-    command = [sys.executable, "-m", "bcami.ledger.audit", str(path), "--name", name]
-    command += ["--quick"] if quick else []
-    command += ["--hooks", hooks] if hooks else []
-    command += ["--chaincode", str(chaincode_path)] if chaincode_path is not None else []
+    options = ["--name", name]
+    options += ["--quick"] if quick else []
+    options += ["--hooks", hooks] if hooks else []
+    options += ["--chaincode", str(chaincode_path)] if chaincode_path is not None else []
+    end = _run_child([str(path), *options], encode(genesis), progress, stall_s)
+    if end.code == 0:
+        return msgspec.json.decode(end.answer, type=AuditReport)
+    return AuditReport(
+        name,
+        ok=False,
+        mode="quick" if quick else "full",
+        blocks_checked=end.last.blocks,
+        records_checked=end.last.records,
+        first_error=FirstError(end.last.height or None, end.last.table_name, end.how()),
+    )
+
+
+def check_promises(path: Path, owner: bytes, *, stall_s: float = STALL_S) -> int:
+    """Return how many promises a stopped node has, all of them as they were written; `owner` is its consensus key.
+
+    Raises EnvironmentFault when the store is missing, damaged, another key's, or its node is running.
+    """
+    end = _run_child([str(path), "--promises", owner.hex()], b"", None, stall_s)
+    if end.code != 0:
+        raise damaged_promises(path, end.how())
+    return msgspec.json.decode(end.answer, type=int)
+
+
+class _End(NamedTuple):
+    """How a child ended."""
+
+    code: int
+    answer: bytes
+    words: bytes
+    last: Position
+    hung: bool
+
+    def how(self) -> str:
+        if self.hung:
+            return "the reader hung: a damaged page leads it in a circle"
+        if self.code < 0:
+            return f"the reader died of {signal.Signals(-self.code).name}: a damaged page, or a file that was cut short"
+        lines = self.words.decode("utf-8", "replace").strip().splitlines()
+        return f"the reader failed: {lines[-1] if lines else f'exit code {self.code}'}"
+
+
+class _Fault(msgspec.Struct):
+    """An EnvironmentFault on its way from the child."""
+
+    what: str
+    where: str
+    likely: str
+    do: str
+
+
+def _run_child(arguments: list[str], given: bytes, progress: Progress | None, stall_s: float) -> _End:
+    """Run the module on its arguments and return how it ended. Raises the EnvironmentFault that it met."""
     with contextlib.ExitStack() as stack:
-        place, given, said, words = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
+        place, genesis, said, words = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
         place.truncate(POSITION_BYTES)
         shared = stack.enter_context(mmap.mmap(place.fileno(), POSITION_BYTES))
-        given.write(encode(genesis))
-        given.seek(0)
-        command += ["--position", str(place.fileno())]
+        genesis.write(given)
+        genesis.seek(0)
         child = subprocess.Popen(
-            command, stdin=given, stdout=said, stderr=words, pass_fds=[place.fileno()], start_new_session=True
+            [sys.executable, "-m", "bcami.ledger.audit", *arguments, "--position", str(place.fileno())],
+            stdin=genesis,
+            stdout=said,
+            stderr=words,
+            pass_fds=[place.fileno()],
+            start_new_session=True,
         )
         try:
             hung = _wait(child, shared, progress, stall_s)
@@ -85,15 +144,19 @@ def audit_ledger(
             if child.poll() is None:
                 child.kill()
                 child.wait()
-        last = Position.unpack(shared[:POSITION_BYTES])
         said.seek(0)
         words.seek(0)
-        answer, errors = said.read(), words.read()[-WORDS_BYTES_MAX:]
-    if child.returncode == 0:
-        return msgspec.json.decode(answer, type=AuditReport)
-    if child.returncode == EnvironmentFault.exit_code:
-        raise EnvironmentFault(errors.decode("utf-8", "replace").strip(), where=str(path))
-    return _post_mortem(name, "quick" if quick else "full", last, child.returncode, errors, hung=hung)
+        end = _End(
+            child.returncode,
+            said.read(),
+            words.read()[-WORDS_BYTES_MAX:],
+            Position.unpack(shared[:POSITION_BYTES]),
+            hung,
+        )
+    if end.code == EnvironmentFault.exit_code:
+        fault = msgspec.json.decode(end.answer, type=_Fault)
+        raise EnvironmentFault(fault.what, where=fault.where, likely=fault.likely, do=fault.do)
+    return end
 
 
 def _wait(child: "subprocess.Popen[bytes]", shared: mmap.mmap, progress: Progress | None, stall_s: float) -> bool:
@@ -113,25 +176,6 @@ def _wait(child: "subprocess.Popen[bytes]", shared: mmap.mmap, progress: Progres
             child.kill()
             child.wait()
             return True
-
-
-def _post_mortem(name: str, mode: str, last: Position, code: int, errors: bytes, *, hung: bool) -> AuditReport:
-    """Return the verdict that a dead child leaves."""
-    if hung:
-        how = "the reader hung: a damaged page leads it in a circle"
-    elif code < 0:
-        how = f"the reader died of {signal.Signals(-code).name}: a damaged page, or a file that was cut short"
-    else:
-        lines = errors.decode("utf-8", "replace").strip().splitlines()
-        how = f"the reader failed: {lines[-1] if lines else f'exit code {code}'}"
-    return AuditReport(
-        name,
-        ok=False,
-        mode=mode,
-        blocks_checked=last.blocks,
-        records_checked=last.records,
-        first_error=FirstError(last.height or None, last.table_name, how),
-    )
 
 
 def inspect(
@@ -182,7 +226,7 @@ def _load_hooks(named: str, genesis: Genesis, chaincode: Path | None) -> AuditHo
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Audit as told; genesis comes on standard input. Print the report, or to standard error why there is none."""
+    """Audit as told; genesis comes on standard input. Print the report, or or the fault that there is."""
     parser = argparse.ArgumentParser(prog="python -m bcami.ledger.audit", description="Audit one ledger.")
     parser.add_argument("path", type=Path)
     parser.add_argument("--name", default="")
@@ -190,18 +234,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hooks", default="")
     parser.add_argument("--chaincode", type=Path)
     parser.add_argument("--position", type=int)
+    parser.add_argument("--promises", type=bytes.fromhex, metavar="OWNER", help="check a promise store instead")
     given = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    shared = mmap.mmap(-1 if given.position is None else given.position, POSITION_BYTES)
     try:
-        genesis = _GENESIS.decode(sys.stdin.buffer.read())
-        hooks = _load_hooks(given.hooks, genesis, given.chaincode)
-        report = inspect(given.path, genesis, given.name, hooks, PositionMark(shared), quick=given.quick)
-    except BcamiError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
-    return 0
+        answer = _answer(given)
+    except EnvironmentFault as fault:
+        answer = msgspec.json.encode(_Fault(fault.what, fault.where, fault.likely, fault.do))
+        code = fault.exit_code
+    else:
+        code = 0
+    sys.stdout.write(answer.decode() + "\n")
+    return code
+
+
+def _answer(given: argparse.Namespace) -> bytes:
+    mark = PositionMark(mmap.mmap(-1 if given.position is None else given.position, POSITION_BYTES))
+    if given.promises is not None:
+        with LmdbPromises(given.path, given.promises, mark=mark) as promises:
+            return msgspec.json.encode(len(promises))
+    genesis = _GENESIS.decode(sys.stdin.buffer.read())
+    hooks = _load_hooks(given.hooks, genesis, given.chaincode)
+    return msgspec.json.encode(inspect(given.path, genesis, given.name, hooks, mark, quick=given.quick))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from bcami.errors import EnvironmentFault
 from bcami.ledger import records
 from bcami.ledger.environment import DATA_FILE, MAP_BYTES, MappedFile, WriterLock, disk_faults, open_environment
+from bcami.ledger.position import PositionMark
 from bcami.ledger.records import META, PROMISES, DamagedRecordError
 
 RELEASE_WRITES: Final = 1024
@@ -51,9 +52,12 @@ class LmdbPromises:
             finally:
                 lock.release()
 
-    def __init__(self, path: Path, owner: bytes, *, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(
+        self, path: Path, owner: bytes, *, map_bytes: int = MAP_BYTES, mark: PositionMark | None = None
+    ) -> None:
         """Open the store that was made with the key of `owner`, and check every record.
 
+        `mark` is told of every record: see `bcami.ledger.audit.check_promises`, which survives a damaged page.
         Raises EnvironmentFault when it is missing, damaged, another key's, or open elsewhere.
         """
         if not (path / DATA_FILE).is_file():
@@ -70,7 +74,7 @@ class LmdbPromises:
         try:
             self._env = open_environment(path, 2, write=True, map_bytes=map_bytes)
             try:
-                self._open_tables(owner)
+                self._open_tables(owner, mark)
             except BaseException:
                 self._env.close()
                 raise
@@ -80,7 +84,7 @@ class LmdbPromises:
         self._mapped = MappedFile(path)
         self._writes = 0
 
-    def _open_tables(self, owner: bytes) -> None:
+    def _open_tables(self, owner: bytes, mark: PositionMark | None) -> None:
         with disk_faults(self._path):
             self._meta = self._env.open_db(META.name.encode(), create=False)
             self._db = self._env.open_db(PROMISES.name.encode(), create=False)
@@ -96,29 +100,25 @@ class LmdbPromises:
                 likely="folders of two nodes were mixed",
                 do="give each node the folder that was made with its key",
             )
+        found = 0
         try:
-            found = sum(1 for _ in self.items())
+            for _ in self.items():
+                found += 1
+                if mark is not None:
+                    mark.at(PROMISES, 0)
         except DamagedRecordError as error:
-            raise self._amnesia(error.reason) from None
+            raise damaged_promises(self._path, error.reason) from None
         if found != count:
-            raise self._amnesia(f"{found} records, {count} were written")
+            raise damaged_promises(self._path, f"{found} records, {count} were written")
 
     def _meta_value(self, txn: Any, name: bytes) -> bytes:
         stored = txn.get(name, db=self._meta)
         if stored is None:
-            raise self._amnesia(f"the record {name.decode()!r} is missing")
+            raise damaged_promises(self._path, f"the record {name.decode()!r} is missing")
         try:
             return META.unseal(name, stored)
         except DamagedRecordError as error:
-            raise self._amnesia(error.reason) from None
-
-    def _amnesia(self, reason: str) -> EnvironmentFault:
-        return EnvironmentFault(
-            f"the promise store is damaged: {reason}",
-            where=str(self._path),
-            likely="the disk or another program changed the store",
-            do=_AMNESIA,
-        )
+            raise damaged_promises(self._path, error.reason) from None
 
     def apply(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes] = ()) -> None:
         """Make a group of puts, then deletes, durable in one write."""
@@ -167,6 +167,10 @@ class LmdbPromises:
                 yield key, PROMISES.unseal(key, cursor.value())
                 there = cursor.next()
 
+    def __len__(self) -> int:
+        with disk_faults(self._path), self._env.begin() as txn:
+            return int(txn.stat(self._db)["entries"])
+
     def close(self) -> None:
         self._env.close()
         if self._lock is not None:
@@ -180,3 +184,12 @@ class LmdbPromises:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def damaged_promises(path: Path, reason: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"the promise store is damaged: {reason}",
+        where=str(path),
+        likely="the disk or another program changed the store",
+        do=_AMNESIA,
+    )

@@ -1,9 +1,8 @@
 """One moment of a stored ledger, for an audit: every read comes from one LMDB snapshot, and marks its place first."""
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import lmdb
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from bcami.errors import EnvironmentFault
 from bcami.ledger import records
 from bcami.ledger.environment import MappedFile, open_environment
+from bcami.ledger.position import PositionMark
 from bcami.ledger.records import (
     BATCH_DECODER,
     BODY_DECODER,
@@ -31,56 +31,7 @@ from bcami.model.chain import StoredBatch
 from bcami.model.genesis import Genesis, chain_id
 
 T = TypeVar("T")
-_FIELDS: Final = struct.Struct("<6Q")
-POSITION_BYTES: Final = _FIELDS.size
 RELEASE_READS: Final = 50_000
-
-
-class Position(NamedTuple):
-    """Where an audit is, in memory shared with the process that waits for it: the last word of one that crashed."""
-
-    steps: int
-    """Rises with every record; one that stands still hangs."""
-    table: int
-    """Place in LEDGER_TABLES, from 1; 0 before the first."""
-    height: int
-    """Block that is being read; 0 when not known."""
-    blocks: int
-    """Blocks walked."""
-    blocks_total: int
-    records: int
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        return cls(*_FIELDS.unpack(data))
-
-    @property
-    def table_name(self) -> str:
-        return LEDGER_TABLES[self.table - 1].name if 1 <= self.table <= len(LEDGER_TABLES) else "meta"
-
-
-class PositionMark:
-    """Writes the position."""
-
-    def __init__(self, shared: Any) -> None:
-        self._shared = shared
-        self._steps = 0
-        self.blocks = 0
-        self.blocks_total = 0
-        self.records = 0
-
-    @property
-    def last(self) -> Position:
-        return Position.unpack(bytes(self._shared[:POSITION_BYTES]))
-
-    def at(self, table: Table, height: int) -> None:
-        self._steps += 1
-        _FIELDS.pack_into(
-            self._shared, 0, self._steps, _NUMBERS[table.name], height, self.blocks, self.blocks_total, self.records
-        )
-
-
-_NUMBERS: Final = {table.name: number for number, table in enumerate(LEDGER_TABLES, 1)}
 
 
 class Snapshot:

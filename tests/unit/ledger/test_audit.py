@@ -13,9 +13,9 @@ from bcami.errors import EnvironmentFault
 from bcami.ledger import audit, index, records
 from bcami.ledger.audit import audit_ledger, inspect
 from bcami.ledger.lmdb_ledger import LmdbLedger
+from bcami.ledger.position import POSITION_BYTES, PositionMark
 from bcami.ledger.records import LEDGER_TABLES, height_key, height_of
 from bcami.ledger.report import AuditHooks
-from bcami.ledger.snapshot import POSITION_BYTES, PositionMark
 from bcami.model.block import header_hash
 from tests.unit.ledger import hooks
 from tests.unit.ledger.chain import GENESIS, METER, ChainMaker, certify, random_chain, signer, usage
@@ -49,7 +49,7 @@ def here(folder: Path, *, quick: bool = False, made: AuditHooks | None = None):
 
 @contextmanager
 def edited(folder: Path, table: str):
-    env = lmdb.open(str(folder), max_dbs=20, map_size=1 << 30)
+    env = lmdb.open(str(folder), max_dbs=20, map_size=1 << 30, sync=False)
     with env.begin(write=True, db=env.open_db(table.encode())) as txn:
         yield txn
     env.close()
@@ -100,7 +100,7 @@ def test_an_empty_ledger_passes(tmp_path):
 @pytest.mark.parametrize("part", ["key", "first", "middle", "checksum"])
 def test_a_changed_record_is_named(folder, table, part):
     found = rows(folder, table)
-    for key, stored in found[:: max(1, len(found) // 4)]:
+    for key, stored in (found[0], found[-1], found[len(found) // 2]):
         changed = flipped(key, random.Random(part + table).randrange(len(key))) if part == "key" else key
         place = {"first": 0, "middle": (len(stored) - 8) // 2, "checksum": len(stored) - 1, "key": 0}[part]
         if any(changed == other for other, _ in found if other != key):
@@ -108,7 +108,7 @@ def test_a_changed_record_is_named(folder, table, part):
         with edited(folder, table) as txn:
             txn.delete(key)
             txn.put(changed, stored if part == "key" else flipped(stored, place))
-        for quick in (True, False):
+        for quick in (True, False) if (key, stored) == found[0] else (True,):
             report = here(folder, quick=quick)
             assert not report.ok
             assert (report.first_error.table, report.first_error.height) == (table, block_of(table, key, stored)), (
@@ -182,7 +182,7 @@ def flip_in_file(folder: Path, places: list[int]) -> None:
 def test_any_byte_flipped_anywhere_never_takes_the_caller_along(folder):
     whole = (folder / "data.mdb").read_bytes()
     source = random.Random(7)
-    for _ in range(12):
+    for _ in range(8):
         place = source.randrange(len(whole))
         (folder / "data.mdb").write_bytes(flipped(whole, place))
         report = audit_ledger(folder, GENESIS)

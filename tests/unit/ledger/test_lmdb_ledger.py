@@ -2,18 +2,19 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from bcami.errors import EnvironmentFault
-from bcami.ledger import index
+from bcami.ledger import index, lmdb_ledger
 from bcami.ledger.audit import inspect
 from bcami.ledger.index import PENDING_MAX, SLICES
 from bcami.ledger.lmdb_ledger import LmdbLedger
+from bcami.ledger.position import POSITION_BYTES, PositionMark
 from bcami.ledger.report import AuditHooks
-from bcami.ledger.snapshot import POSITION_BYTES, PositionMark
 from bcami.ledger.store import CommitRefused
 from bcami.model.block import header_hash
 from bcami.model.chain import TransactionPlace
@@ -199,3 +200,31 @@ def test_old_blocks_leave_memory_even_on_a_quiet_chain(tmp_path, monkeypatch):
             ledger.commit(maker.commit([usage(signer(1), height)]))
         assert ledger.sizes()["transactions"].entries >= 14
     assert audited(tmp_path).first_error is None
+
+
+def test_threads_read_whole_blocks_while_one_commits(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "PENDING_MAX", 20)
+    monkeypatch.setattr(lmdb_ledger, "RELEASE_BLOCKS", 3)
+    maker, known, done, wrong = ChainMaker(), [], threading.Event(), []
+
+    def read(ledger: LmdbLedger) -> None:
+        while not done.is_set():
+            for height, tx_id in known[-50:]:
+                place, block = ledger.place(tx_id), ledger.block(height)
+                if place is None or block is None or block.outcomes[place.index].transaction_id != tx_id:
+                    wrong.append((height, place))
+                if ledger.state(b"a/1").height < height:
+                    wrong.append((height, "state"))
+
+    with LmdbLedger(tmp_path, GENESIS) as ledger:
+        threads = [threading.Thread(target=read, args=(ledger,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for height in range(1, 150):
+            commit = maker.commit([usage(signer(n), height) for n in range(5)], {b"a/1": bytes([height])})
+            ledger.commit(commit)
+            known += [(height, outcome.transaction_id) for outcome in commit.block.outcomes]
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []

@@ -4,6 +4,7 @@ import lmdb
 import pytest
 
 from bcami.errors import EnvironmentFault
+from bcami.ledger.audit import check_promises
 from bcami.ledger.lmdb_promises import LmdbPromises
 from bcami.ledger.memory import MemoryPromises
 from tests.unit.ledger.committer import OWNER
@@ -123,3 +124,28 @@ def test_a_full_map_ends_promising(tmp_path):
         with pytest.raises(EnvironmentFault, match="map size"):
             promises.put(b"k", bytes(300_000))
         assert promises.get(b"k") is None
+
+
+def test_a_check_in_another_process_counts_what_is_there(tmp_path):
+    assert check_promises(made_in(tmp_path), OWNER) == 20
+    with LmdbPromises(tmp_path, OWNER) as promises:
+        assert len(promises) == 20
+        with pytest.raises(EnvironmentFault, match="in use"):
+            check_promises(tmp_path, OWNER)
+
+
+def test_a_check_passes_on_what_is_wrong(tmp_path):
+    with pytest.raises(EnvironmentFault, match="amnesia") as caught:
+        check_promises(tmp_path / "promises", OWNER)
+    assert "never vote again" in caught.value.do
+    with pytest.raises(EnvironmentFault, match="another key"):
+        check_promises(made_in(tmp_path), b"\x03" * 33)
+
+
+def test_a_damaged_page_of_promises_is_amnesia_and_no_crash(tmp_path):
+    made_in(tmp_path, 200)
+    with (tmp_path / "data.mdb").open("r+b") as file:
+        file.truncate(3 * 4096)
+    with pytest.raises(EnvironmentFault, match="damaged") as caught:
+        check_promises(tmp_path, OWNER)
+    assert "never vote again" in caught.value.do
