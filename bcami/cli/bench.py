@@ -34,12 +34,14 @@ def bench(
 
     Saturates it, then offers half of what it did at a steady rate. Example: bcami bench --seconds 20
     """
-    from bcami.cli.temporary import running_or_own
+    import json as json_format
+
+    from bcami.cli.own_network import network_for_run
     from bcami.errors import ExpectationError, InconclusiveError
 
-    paths = home_paths(home)
-    with running_or_own(paths, "bench", nodes) as (own, network):
-        fields = _measure(own, network, seconds, meters)
+    with network_for_run(home_paths(home), "bench", lambda _: None, nodes=nodes) as place:
+        fields = _measure(place.home, place.network, seconds, meters)
+    (place.run / "summary.json").write_text(json_format.dumps(fields, indent=2) + "\n", encoding="utf-8")
     _show(fields)
     SCREEN.result("bcami/bench/1", fields)
     if fields["void"]:
@@ -176,6 +178,10 @@ def _first_unused_start(home: "HomePaths") -> int:
     return last
 
 
+def _percentiles(latency_ms: dict[str, int | None]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in latency_ms.items())
+
+
 def _show(fields: dict[str, Any]) -> None:
     latency, half = fields["latency_ms"], fields["half_load"]
     for name, text in (
@@ -183,11 +189,10 @@ def _show(fields: dict[str, Any]) -> None:
         ("saturated", f"{fields['transactions_per_second']:,.1f} transactions/s over {fields['seconds']:.1f} s"),
         ("limit", f"{fields['limit_transactions_per_second']:,.1f} transactions/s (signature checks alone)"),
         ("ratio", f"{fields['ratio']:.3f}"),
-        ("latency ms", f"p50 {latency['p50']}  p95 {latency['p95']}  p99 {latency['p99']} (saturated)"),
+        ("latency ms", f"{_percentiles(latency)} (saturated)"),
         (
             "half load",
-            f"{half['transactions_per_second']:,.1f} transactions/s: p50 {half['latency_ms']['p50']}  "
-            f"p95 {half['latency_ms']['p95']}  p99 {half['latency_ms']['p99']} ms from the intended send time",
+            f"{half['transactions_per_second']:,.1f} transactions/s, {_percentiles(half['latency_ms'])}",
         ),
         ("cpu us/tx", "  ".join(f"{role} {us}" for role, us in fields["cpu_us_per_transaction"].items())),
         ("memory", "  ".join(f"{role} {size / 2**20:.0f} MB" for role, size in fields["rss_bytes_max"].items())),
