@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from bcami.errors import EnvironmentFault, InputError
 from bcami.replay.layouts import Layout
-from bcami.replay.meters import MeterIndex
+from bcami.replay.meters import INVALID, MeterIndex
 from bcami.replay.options import Filters
 from bcami.replay.readings import ReadingStream
 from bcami.replay.rejects import RejectLog
@@ -135,7 +135,9 @@ class Reconciler:
             meters_stored=stored[2],
             extra_of_other_meters=int(row[3]),
             examples=tuple(
-                Difference(self._meters.ids[meter], start_s, kind, _kwh(wanted), _kwh(held))
+                Difference(
+                    self._meters.ids[meter] if meter != INVALID else "?", start_s, kind, _kwh(wanted), _kwh(held)
+                )
                 for meter, start_s, kind, wanted, held in listed
             ),
         )
@@ -189,7 +191,7 @@ _COUNTS = """
 SELECT count(*) FILTER (WHERE copies = 0),
        coalesce(sum(CASE WHEN expected IS NULL THEN copies WHEN copies > 1 THEN copies - 1 ELSE 0 END), 0),
        count(*) FILTER (WHERE copies > 0 AND (lowest <> expected OR highest <> expected)),
-       coalesce(sum(CASE WHEN expected IS NULL AND meter >= ? THEN copies ELSE 0 END), 0)
+       coalesce(sum(CASE WHEN expected IS NULL AND (meter < 0 OR meter >= ?) THEN copies ELSE 0 END), 0)
 FROM differences
 """
 _TOTALS = "SELECT count(*), coalesce(sum(energy), 0), count(DISTINCT meter) FROM {side}"

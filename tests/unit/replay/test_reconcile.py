@@ -93,6 +93,11 @@ def test_filters_limit_both_sides(data: Path) -> None:
     assert reconcile(data, [batch(ROWS[:10])], Filters(meters=1)).agrees
 
 
+def test_a_stored_id_that_is_none_is_extra(data: Path) -> None:
+    result = reconcile(data, [batch([*ROWS, ("", DAY, 1)])])
+    assert (counts(result), result.extra_of_other_meters, result.examples[0].meter) == ((0, 1, 0), 1, "?")
+
+
 def test_sums_beyond_64_bits_are_exact(tmp_path: Path) -> None:
     rows = [halfhour("A", f"2013-01-{day:02d} 00:00:00", "999999999.9999999") for day in range(1, 29)]
     lines = [row.replace("A,", f"M{n},") for n in range(50) for row in rows]
