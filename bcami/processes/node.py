@@ -10,8 +10,9 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import msgspec
@@ -36,6 +37,7 @@ from bcami.node.transport import PeerAddress, Transport
 from bcami.paths import HomePaths
 from bcami.processes.home import load_node_secrets, load_operator_token, open_home
 from bcami.processes.logs import start_logging
+from bcami.processes.watchdog import Watchdog, end_process
 
 SHUTDOWN_S: Final = 2
 UPKEEP_S: Final = 10.0
@@ -43,15 +45,24 @@ _QUIET: Final = (events.BatchCertified, events.BlockCertified)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn inside our loop; a signal first ends the event streams, which would otherwise hold the server open."""
+    """uvicorn inside our loop, which leaves signals to us: its own handling ends the process before we have closed."""
 
     def __init__(self, config: uvicorn.Config, service: NodeService) -> None:
         super().__init__(config)
         self._service = service
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._service.is_stopping = True
-        super().handle_exit(sig, frame)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        yield
+
+    def stop(self) -> None:
+        """End the event streams and stop serving; the second time without waiting for open connections."""
+        self._service.begin_stop()
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 class NodeProcess:
@@ -149,12 +160,15 @@ class NodeProcess:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+        watchdog = Watchdog(end_process)
+        watchdog.start(asyncio.get_running_loop())
         upkeep = asyncio.create_task(self._upkeep(driver, service))
         try:
             await self._server.serve()
         finally:
-            service.is_stopping = True
+            service.begin_stop()
             upkeep.cancel()
+            watchdog.stop()
             await driver.stop()
             self._log.info("stopped")
 
@@ -187,7 +201,7 @@ class NodeProcess:
 
     def _stop(self) -> None:
         if self._server is not None:
-            self._server.handle_exit(signal.SIGTERM, None)
+            self._server.stop()
 
 
 def run(arguments: list[str]) -> int:
@@ -202,7 +216,7 @@ def run(arguments: list[str]) -> int:
             return runner.run(process.run())
     except BcamiError as error:
         start_logging(options.name).error("refused to start", error=str(error), exit_code=error.exit_code)
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the supervisor shows it to the user
+        sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except OSError as error:
         start_logging(options.name).error("refused to start", error=str(error), exit_code=4)
