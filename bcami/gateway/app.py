@@ -2,19 +2,24 @@
 
 import time
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
 from bcami import __version__
-from bcami.gateway import routes_operator, routes_read, routes_write
+from bcami.gateway import refusals, routes_operator, routes_read, routes_write
 from bcami.gateway.limits import LimitsMiddleware, TokenBuckets
 from bcami.gateway.service import NodeService
-from bcami.model.reasons import Reason
 
 DESCRIPTION = """Door of one data concentrator. Answers are not to be believed: check receipts with genesis.
 
-`application/msgpack` is the machine form of every answer that carries proofs; JSON is for people and small clients.
+`application/msgpack` is the machine form of every answer that carries proofs; JSON is for people and small clients,
+with bytes as lower-case hex.
+
+The HTTP status says whether the request was understood. What became of a transaction is in its `status` and `reason`:
+`committed` (with a receipt; the reason is `valid` or why it was rejected), `refused` (it was not ordered and may be
+sent again), `unknown` (taken, no receipt yet: send the same bytes again, or ask by id). A no to a whole request is
+`{"reason": …, "detail": …}`. Every reason is counted in `/metrics` under the same name.
+
+A request may say which network it means in the header `X-Bcami-Chain` (or `chain` in a JSON body).
 """
 
 
@@ -24,14 +29,8 @@ def create_app(service: NodeService, buckets: TokenBuckets | None = None) -> Fas
     app.state.service = service
     app.include_router(routes_write.router)
     app.include_router(routes_read.router)
+    app.include_router(routes_read.own)
     app.include_router(routes_operator.router)
+    refusals.install(app, service)
     app.add_middleware(LimitsMiddleware, buckets=buckets or TokenBuckets(), clock=time.monotonic, count=service.count)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
-        service.count(Reason.MALFORMED)
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"reason": Reason.MALFORMED, "detail": f"{where}: {first['msg']}"}, status_code=400)
-
     return app

@@ -1,6 +1,7 @@
 """What one client may ask of a gateway: bytes in a body, requests in a second. Plain ASGI, streaming untouched."""
 
 import math
+from collections import OrderedDict
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ BODY_BYTES_MAX: Final = 4 * MIB
 REQUESTS_PER_SECOND: Final = 400.0
 BURST: Final = 1_000.0
 CLIENTS_MAX: Final = 10_000
+_LENGTH_DIGITS_MAX: Final = 18
 
 Scope = Any
 Receive = Any
@@ -20,26 +22,26 @@ App = Any
 
 
 class TokenBuckets:
-    """One bucket for each client address, bounded in number."""
+    """One bucket for each client address, bounded in number: the client not seen for longest is forgotten first."""
 
     def __init__(self, rate: float = REQUESTS_PER_SECOND, burst: float = BURST) -> None:
         self._rate = rate
         self._burst = burst
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str, now_s: float) -> float:
         """Take one token. Returns 0 when it was there, else the seconds until it will be."""
-        tokens, at = self._buckets.get(client, (self._burst, now_s))
+        tokens, at = self._buckets.pop(client, (self._burst, now_s))
         tokens = min(self._burst, tokens + (now_s - at) * self._rate)
         wait = 0.0 if tokens >= 1.0 else (1.0 - tokens) / self._rate
-        if len(self._buckets) >= CLIENTS_MAX and client not in self._buckets:
-            self._buckets.clear()
+        if len(self._buckets) >= CLIENTS_MAX:
+            self._buckets.popitem(last=False)
         self._buckets[client] = (tokens - (0.0 if wait else 1.0), now_s)
         return wait
 
 
 class LimitsMiddleware:
-    """Answers 413 and 429 before a route runs; counts both."""
+    """Answers 413 and 429 by itself; counts both."""
 
     def __init__(self, app: App, *, buckets: TokenBuckets, clock: Any, count: Any) -> None:
         self._app = app
@@ -57,31 +59,54 @@ class LimitsMiddleware:
             await self._refuse(send, 429, Reason.RATE_LIMITED, math.ceil(wait))
             return
         for name, value in scope["headers"]:
-            if name == b"content-length" and (not value.isdigit() or int(value) > BODY_BYTES_MAX):
+            if name == b"content-length" and _is_too_long(value):
                 await self._refuse(send, 413, Reason.OVERSIZED, 0)
                 return
-        await self._app(scope, self._bounded(receive), send)
-
-    def _bounded(self, receive: Receive) -> Receive:
-        """Stop a body without a length once it is over the limit: the route sees a client that went away."""
-        seen = 0
-
-        async def bounded() -> Any:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > BODY_BYTES_MAX:
-                self._count(Reason.OVERSIZED)
-                return {"type": "http.disconnect"}
-            return message
-
-        return bounded
+        body = _BoundedBody(receive, send)
+        try:
+            await self._app(scope, body.receive, body.send)
+        except Exception:
+            if not body.is_over:
+                raise
+        if body.is_over and not body.is_answered:
+            await self._refuse(send, 413, Reason.OVERSIZED, 0)
 
     async def _refuse(self, send: Send, status: int, reason: Reason, retry_after_s: int) -> None:
         self._count(reason)
         headers = [(b"content-type", b"application/json")]
         if retry_after_s:
             headers.append((b"retry-after", str(retry_after_s).encode()))
+        if status == 413:
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         limit = f"at most {BODY_BYTES_MAX} bytes" if status == 413 else f"try again in {retry_after_s} s"
         await send({"type": "http.response.body", "body": msgspec.json.encode({"reason": reason, "detail": limit})})
+
+
+class _BoundedBody:
+    """Stops a body that came without its length: the route sees a client that went away, and is not heard any more."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._seen = 0
+        self.is_over = False
+        self.is_answered = False
+
+    async def receive(self) -> Any:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        if self._seen > BODY_BYTES_MAX:
+            self.is_over = True
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send(self, message: Any) -> None:
+        if self.is_over and not self.is_answered:
+            return
+        self.is_answered = True
+        await self._send(message)
+
+
+def _is_too_long(length: bytes) -> bool:
+    return not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > BODY_BYTES_MAX

@@ -1,144 +1,172 @@
 """Submission of transactions and requests for key shares."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from bcami.codec import Codec, encode
 from bcami.errors import MalformedError
-from bcami.gateway.forms import RefusalForm, SubmissionForm, TransactionForm, result_form
-from bcami.gateway.service import NodeService
-from bcami.model.api import (
-    REFUSED,
-    SUBMIT_CODEC,
-    SUBMIT_TRANSACTIONS_MAX,
-    CertifiedHeader,
-    SubmitAnswer,
-    SubmitResult,
+from bcami.gateway.forms import (
+    RESULT_EXAMPLE,
+    RESULT_SCHEMA,
+    Form,
+    OneForm,
+    SubmissionForm,
+    result_form,
 )
+from bcami.gateway.openapi import JSON, MSGPACK, answers, listing, structure
+from bcami.gateway.refusals import REFUSALS, Refused, check_chain, require_chain, service_of
+from bcami.model.api import REFUSED, SUBMIT_CODEC, SUBMIT_TRANSACTIONS_MAX, CertifiedHeader, SubmitAnswer, SubmitResult
 from bcami.model.reasons import Reason
 from bcami.model.registration import ContributionRequest
-from bcami.model.transaction import Transaction
+from bcami.model.transaction import TRANSACTION_BYTES_MAX, Transaction
 from bcami.node.driver import now_ms
 
-MSGPACK = "application/msgpack"
 TIMEOUT_MS_MAX = 60_000
 _REQUEST_CODEC: Codec[ContributionRequest] = Codec(ContributionRequest, 1024)
-_BUSY = {Reason.QUEUE_FULL: 429, Reason.RATE_LIMITED: 429, Reason.NOT_READY: 503}
+_ONE_CODEC: Codec[Transaction] = Codec(Transaction, TRANSACTION_BYTES_MAX)
+_BUSY = (Reason.QUEUE_FULL, Reason.RATE_LIMITED, Reason.NOT_READY)
+_CONTRIBUTION_WAIT_S = 5
 
-router = APIRouter(tags=["transactions"])
+router = APIRouter(tags=["transactions"], dependencies=[Depends(require_chain)], responses=REFUSALS)
 
+F = TypeVar("F", bound=Form)
 Wait = Annotated[Literal["commit", "accepted"], Query(description="`commit` answers with receipts, or unknown")]
 Timeout = Annotated[int, Query(ge=1, le=TIMEOUT_MS_MAX, description="Longest wait for the outcome, milliseconds")]
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": RefusalForm, "description": "The body is malformed"},
-    413: {"model": RefusalForm, "description": "The body is too large"},
-    429: {"model": RefusalForm, "description": "Full or too fast: see Retry-After"},
-    503: {"model": RefusalForm, "description": "This node cannot order now"},
-}
 
 
-def refusal(reason: Reason, detail: str, status: int, retry_after_s: int = 0) -> JSONResponse:
-    headers = {"retry-after": str(retry_after_s)} if retry_after_s else None
-    return JSONResponse({"reason": reason, "detail": detail}, status_code=status, headers=headers)
+def _body(form: type[Form] | None, packed: str) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that a route reads by itself."""
+    content: dict[str, Any] = {
+        MSGPACK: {"schema": {"type": "string", "format": "binary", "description": f"`{packed}` of bcami.model"}}
+    }
+    if form is not None:
+        schema = form.model_json_schema(ref_template=f"#/x-{form.__name__}/{{model}}")
+        content = {JSON: {"schema": _inlined(schema, schema.pop("$defs", {}))}, **content}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Return the schema with each reference replaced by what it names."""
+    if isinstance(schema, dict):
+        reference = schema.get("$ref")
+        if isinstance(reference, str):
+            return _inlined(definitions[reference.rsplit("/", 1)[1]], definitions)
+        return {key: _inlined(value, definitions) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    return schema
 
 
 @router.post(
     "/v1/transactions",
-    responses=_REFUSALS,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": SubmissionForm.model_json_schema(ref_template="#/components/schemas/{model}")
-                },
-                MSGPACK: {"schema": {"type": "string", "format": "binary"}},
-            },
-        }
-    },
+    responses=answers(
+        "One result for each transaction, in order",
+        structure(results=listing(RESULT_SCHEMA)),
+        packed="SubmitAnswer",
+        example={"results": [RESULT_EXAMPLE]},
+    ),
+    openapi_extra=_body(SubmissionForm, "tuple[Transaction, ...]"),
 )
 async def submit_many(request: Request, wait: Wait = "commit", timeout_ms: Timeout = 10_000) -> Response:
-    """Submit transactions; one result for each, in order. 429 or 503 only when every one was turned away for that."""
-    service: NodeService = request.app.state.service
+    """Submit transactions; one result for each, in order. 429 or 503 only when every one was turned away for that.
+
+    The content type says the form of body and answer: msgpack if it is `application/msgpack`, else JSON.
+    """
     body = await request.body()
-    is_msgpack = request.headers.get("content-type", "").startswith(MSGPACK)
-    try:
-        transactions = SUBMIT_CODEC.decode(body) if is_msgpack else _from_json(body)
-    except MalformedError as error:
-        service.count(Reason.MALFORMED)
-        return refusal(Reason.MALFORMED, error.what, 400)
+    if _is_msgpack(request):
+        transactions = _decode(SUBMIT_CODEC, body)
+    else:
+        form = _parse(SubmissionForm, body)
+        check_chain(service_of(request), form.chain)
+        transactions = tuple(item.record() for item in form.transactions)
     if not 1 <= len(transactions) <= SUBMIT_TRANSACTIONS_MAX:
-        service.count(Reason.OVERSIZED)
-        return refusal(Reason.OVERSIZED, f"1 to {SUBMIT_TRANSACTIONS_MAX} transactions, not {len(transactions)}", 413)
-    results, blocks = await service.driver.submit(transactions, wait=wait == "commit", timeout_s=timeout_ms / 1000)
-    busy = _all_busy(results)
-    if busy is not None:
-        return refusal(busy, "every transaction was turned away", _BUSY[busy], 1)
-    if is_msgpack:
+        raise Refused(
+            Reason.OVERSIZED if transactions else Reason.MALFORMED,
+            f"1 to {SUBMIT_TRANSACTIONS_MAX} transactions, not {len(transactions)}",
+        )
+    results, blocks = await _submit(request, transactions, wait, timeout_ms)
+    if _is_msgpack(request):
         return Response(encode(SubmitAnswer(tuple(results), tuple(blocks))), media_type=MSGPACK)
-    return JSONResponse(_json_answer(results, blocks))
+    return JSONResponse({"results": _result_forms(results, blocks)})
 
 
-@router.post("/v1/transaction", responses=_REFUSALS)
-async def submit_one(
-    request: Request, form: TransactionForm, wait: Wait = "commit", timeout_ms: Timeout = 10_000
-) -> Response:
-    """Submit one transaction in JSON."""
-    service: NodeService = request.app.state.service
-    results, blocks = await service.driver.submit((form.record(),), wait=wait == "commit", timeout_s=timeout_ms / 1000)
-    busy = _all_busy(results)
-    if busy is not None:
-        return refusal(busy, "turned away", _BUSY[busy], 1)
-    answer: dict[str, Any] = _json_answer(results, blocks)["results"][0]
-    return JSONResponse(answer)
+@router.post(
+    "/v1/transaction",
+    responses=answers("Its result", RESULT_SCHEMA, packed="SubmitAnswer", example=RESULT_EXAMPLE),
+    openapi_extra=_body(OneForm, "Transaction"),
+)
+async def submit_one(request: Request, wait: Wait = "commit", timeout_ms: Timeout = 10_000) -> Response:
+    """Submit one transaction, in JSON or msgpack."""
+    body = await request.body()
+    if _is_msgpack(request):
+        transaction = _decode(_ONE_CODEC, body)
+    else:
+        form = _parse(OneForm, body)
+        check_chain(service_of(request), form.chain)
+        transaction = form.record()
+    results, blocks = await _submit(request, (transaction,), wait, timeout_ms)
+    if _is_msgpack(request):
+        return Response(encode(SubmitAnswer(tuple(results), tuple(blocks))), media_type=MSGPACK)
+    return JSONResponse(_result_forms(results, blocks)[0])
 
 
 @router.post(
     "/v1/contribute",
-    responses=_REFUSALS,
-    openapi_extra={
-        "requestBody": {"required": True, "content": {MSGPACK: {"schema": {"type": "string", "format": "binary"}}}}
-    },
+    responses=answers("This node's contribution", None, packed="ContributionAnswer"),
+    openapi_extra=_body(None, "ContributionRequest"),
 )
 async def contribute(request: Request) -> Response:
     """Return this node's share of a new key, sealed to the enrolment KEM key of the asker (design D7)."""
-    service: NodeService = request.app.state.service
-    try:
-        asked = _REQUEST_CODEC.decode(await request.body())
-    except MalformedError as error:
-        service.count(Reason.MALFORMED)
-        return refusal(Reason.MALFORMED, error.what, 400)
-    answer = service.core.contribute(asked, now_ms())
+    asked = _decode(_REQUEST_CODEC, await request.body())
+    answer = service_of(request).core.contribute(asked, now_ms())
+    if answer is Reason.RATE_LIMITED:
+        raise Refused(answer, "too many requests for this HID", retry_after_s=_CONTRIBUTION_WAIT_S)
     if isinstance(answer, Reason):
-        service.count(answer)
-        if answer is Reason.RATE_LIMITED:
-            return refusal(answer, "too many requests for this HID", 429, 5)
-        return refusal(answer, "no share for this request", 403)
+        raise Refused(answer, status=503 if answer is Reason.NOT_READY else 403)
     return Response(encode(answer), media_type=MSGPACK)
 
 
-def _from_json(body: bytes) -> tuple[Transaction, ...]:
+async def _submit(
+    request: Request, transactions: tuple[Transaction, ...], wait: str, timeout_ms: int
+) -> tuple[list[SubmitResult], list[CertifiedHeader]]:
+    """Hand over to the node. Raises Refused when it took nothing because it is busy."""
+    driver = service_of(request).driver
+    results, blocks = await driver.submit(transactions, wait=wait == "commit", timeout_s=timeout_ms / 1000)
+    if all(item.status == REFUSED and item.reason in _BUSY for item in results) and results[0].reason is not None:
+        raise Refused(results[0].reason)
+    return results, blocks
+
+
+def _is_msgpack(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith(MSGPACK)
+
+
+T = TypeVar("T")
+
+
+def _decode(codec: Codec[T], body: bytes) -> T:
+    if len(body) > codec.bytes_max:
+        raise Refused(Reason.OVERSIZED, f"{len(body)} bytes, at most {codec.bytes_max} are allowed")
     try:
-        form = SubmissionForm.model_validate_json(body)
+        return codec.decode(body)
+    except MalformedError as error:
+        raise Refused(Reason.MALFORMED, error.what) from None
+
+
+def _parse(form: type[F], body: bytes) -> F:
+    try:
+        return form.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise MalformedError(f"{where}: {first['msg']}") from None
-    return tuple(item.record() for item in form.transactions)
+        reason = Reason.OVERSIZED if first["type"] in ("too_long", "string_too_long") else Reason.MALFORMED
+        raise Refused(reason, f"{where}: {first['msg']}") from None
 
 
-def _all_busy(results: list[SubmitResult]) -> Reason | None:
-    """Return the common reason when the node took nothing because it is busy."""
-    if any(item.status != REFUSED or item.reason not in _BUSY for item in results):
-        return None
-    return results[0].reason
-
-
-def _json_answer(results: list[SubmitResult], blocks: list[CertifiedHeader]) -> dict[str, Any]:
+def _result_forms(results: list[SubmitResult], blocks: list[CertifiedHeader]) -> list[dict[str, Any]]:
     by_height = {block.header.height: block for block in blocks}
-    answer = {"results": [result_form(item, by_height) for item in results]}
-    return msgspec.to_builtins(answer)  # type: ignore[no-any-return]
+    return [msgspec.to_builtins(result_form(item, by_height)) for item in results]

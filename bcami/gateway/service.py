@@ -1,23 +1,46 @@
 """What the routes need of a node, in one place."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
 from bcami.gateway.metrics import NodeMetrics
+from bcami.gateway.openapi import ANY_NUMBER, TEXT, Schema, optional, schema_of, structure
 from bcami.gateway.release import ReleasePolicy
 from bcami.ledger.store import Ledger
 from bcami.model import events
 from bcami.model.api import QueryAnswer, TransactionProof
 from bcami.model.block import header_hash
 from bcami.model.chain import StateEntry
+from bcami.model.ids import Hash
 from bcami.model.reasons import Reason
 from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver, now_ms
 
-EVIDENCE_MAX = 1_000
+EVIDENCE_MAX: Final = 1_000
+
+STATUS_SCHEMA: Final[Schema] = structure(
+    name=TEXT,
+    replica=ANY_NUMBER,
+    pid=ANY_NUMBER,
+    url=TEXT,
+    view=ANY_NUMBER,
+    primary=TEXT,
+    height=ANY_NUMBER,
+    certified_height=ANY_NUMBER,
+    released_height=ANY_NUMBER,
+    block_hash=schema_of(Hash),
+    state_root=TEXT,
+    block_time_ms=ANY_NUMBER,
+    peers_connected=ANY_NUMBER,
+    lag=ANY_NUMBER,
+    pending=ANY_NUMBER,
+    queued=ANY_NUMBER,
+    halted=optional(TEXT),
+)
 
 
 @dataclass(slots=True)
@@ -34,7 +57,8 @@ class NodeService:
     operator_token: str
     on_stop: Callable[[], None]
     evidence: list[events.EquivocationSeen] = field(default_factory=list)
-    is_stopping: bool = False
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _period: TransactionProof | None = None
 
     @property
     def core(self) -> NodeCore:
@@ -59,6 +83,25 @@ class NodeService:
             self.release.certified(observation.height, now_ms())
         elif isinstance(observation, events.EquivocationSeen) and len(self.evidence) < EVIDENCE_MAX:
             self.evidence.append(observation)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def begin_stop(self) -> None:
+        """End the event streams, which would otherwise hold the server open."""
+        self._stopping.set()
+
+    async def next_block(self, wait_s: float) -> bool:
+        """Return True at the next block certificate, False when the time is over or the process stops."""
+        block = asyncio.ensure_future(self.driver.next_block())
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((block, stop), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            return block.done()
+        finally:
+            block.cancel()
+            stop.cancel()
 
     def count(self, reason: Reason) -> None:
         self.metrics.observe(events.Refused("gateway", reason))
@@ -93,11 +136,26 @@ class NodeService:
         }
 
     @property
-    def is_ready(self) -> bool:
-        """A quorum can be reached and this node is not far behind."""
+    def why_not_ready(self) -> str | None:
+        """None when a quorum can be reached and this node is not behind the window."""
+        if self.core.halted is not None:
+            return f"halted: {self.core.halted}"
+        if self.is_stopping:
+            return "stopping"
         transport = self.driver.transport
         connected = 1 + (0 if transport is None else transport.peers_connected)
-        return self.core.halted is None and connected >= self.roster.quorum.strong
+        strong = self.roster.quorum.strong
+        if connected < strong:
+            return f"{connected} of {self.roster.quorum.n} nodes are connected, {strong} are needed"
+        lag = self.core.catchup.best_certified - self.ledger.height
+        if lag > self.roster.genesis.parameters.window:
+            return f"{lag} blocks behind"
+        return None
+
+    @property
+    def height(self) -> int:
+        """Height of the state that reads see: executed, so no strong quorum can decide otherwise."""
+        return self.core.executor.height
 
     def query(self, contract: str, function: str, argument: bytes) -> QueryAnswer | Reason:
         """Run a contract's query on this node's state."""
@@ -113,36 +171,36 @@ class NodeService:
         answer = self.runtime.query(contract, function, argument, read, self.core.world.scan)
         if isinstance(answer, Reason):
             return answer
-        return QueryAnswer(self.core.height, answer, written)
+        return QueryAnswer(self.height, answer, written)
 
     def state(self, key: bytes) -> QueryAnswer:
         entry = self.core.world.read(key)
         if entry is None:
-            return QueryAnswer(self.core.height, None, 0)
-        return QueryAnswer(self.core.height, entry.value, entry.height)
+            return QueryAnswer(self.height, None, 0)
+        return QueryAnswer(self.height, entry.value, entry.height)
 
     def period_proof(self) -> TransactionProof | None:
-        """Return the newest valid registration of an MDMS period with its receipt (protocol 2.5)."""
-        before = None
-        while True:
-            page = self.ledger.by_signer(self.roster.genesis.mdms_hid, 50, before)
-            for height, index, tx_id in page:
-                proof = self._registration(height, index, tx_id)
-                if proof is not None:
-                    return proof
-            if len(page) < 50:
-                return None
-            before = self.ledger.place(page[-1][2])
+        """Return the newest valid registration of an MDMS period with its receipt (protocol 2.5).
 
-    def _registration(self, height: int, index: int, tx_id: bytes) -> TransactionProof | None:
+        The former one until the block of a new one is certified here.
+        """
+        answer = self.query("mdms", "period", b"")
+        if isinstance(answer, Reason):
+            return None
+        known = self._period
+        if known is None or known.receipt.header.height != answer.written:
+            self._period = self._registration(answer.written) or known
+        return self._period
+
+    def _registration(self, height: int) -> TransactionProof | None:
+        """Return the last valid mdms.register of a certified block."""
         bundle = self.ledger.bundle(height)
-        if bundle is None or bundle.block.outcomes[index].reason is not Reason.VALID:
-            return None
-        receipt = self.ledger.receipt(tx_id)
-        if receipt is None or receipt.header.height != height:
-            return None
-        for stored in bundle.batches:
-            for tx in stored.batch.transactions:
-                if tx.contract == "mdms" and tx.function == "register" and self.core.id_of(tx) == tx_id:
-                    return TransactionProof(tx, receipt)
+        batches = () if bundle is None else bundle.batches
+        transactions = [tx for stored in batches for tx in stored.batch.transactions]
+        for tx in reversed(transactions):
+            if (tx.contract, tx.function) != ("mdms", "register"):
+                continue
+            receipt = self.ledger.receipt(self.core.id_of(tx))
+            if receipt is not None and receipt.header.height == height and receipt.outcome.reason is Reason.VALID:
+                return TransactionProof(tx, receipt)
         return None

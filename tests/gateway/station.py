@@ -1,0 +1,181 @@
+"""One real node behind its gateway, in this process: core, driver with threads and clock, LMDB or memory, FastAPI.
+
+    async with Station(folder) as station:            # n = 1: everything commits by itself
+        await station.open_period(); meter = await station.meter("a")
+        answer = await station.http.post("/v1/transaction", json=form(meter.report()))
+
+`parties` of tests/simulation sign for it: a station offers them what they use of a cluster. With `members=4` no quorum
+is ever reached, so nothing commits.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from bcami.bundled import find_bundled
+from bcami.client.nodes import NodeClient
+from bcami.codec import encode
+from bcami.contract.package import load_package
+from bcami.contract.runtime import Runtime
+from bcami.gateway.app import create_app
+from bcami.gateway.forms import hexed
+from bcami.gateway.limits import TokenBuckets
+from bcami.gateway.metrics import NodeMetrics
+from bcami.gateway.release import ReleasePolicy
+from bcami.gateway.service import NodeService
+from bcami.ledger.lmdb_ledger import LmdbLedger
+from bcami.ledger.lmdb_promises import LmdbPromises
+from bcami.ledger.memory import MemoryLedger, MemoryPromises
+from bcami.model import events
+from bcami.model.api import SUBMIT_ANSWER_CODEC, SubmitAnswer
+from bcami.model.genesis import Parameters, chain_id
+from bcami.model.transaction import Transaction
+from bcami.node.core.core import NodeCore
+from bcami.node.driver import Driver
+from tests.simulation.cluster import entropy, make_identities
+from tests.simulation.parties import SimpleMdms, SimpleMeter, Utility
+
+MSGPACK = "application/msgpack"
+TOKEN = "operator-token-of-the-tests"
+
+
+def form(tx: Transaction) -> dict[str, Any]:
+    """Return the JSON form of a transaction."""
+    return hexed(tx)
+
+
+class Station:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        members: int = 1,
+        parameters: Parameters | None = None,
+        buckets: TokenBuckets | None = None,
+        release_ms: int = 0,
+        release_blocks: int = 1_000,
+    ) -> None:
+        self.identities = make_identities(members, parameters)
+        self.roster = self.identities.roster
+        self.chain = chain_id(self.identities.genesis)
+        self.observations: list[events.Observation] = []
+        self.fatal: list[str] = []
+        self.stops = 0
+        self.contribution_secret = entropy("contribution", 0)
+        genesis = self.identities.genesis
+        if folder is None:
+            self.ledger, self.promises = MemoryLedger(genesis), MemoryPromises()
+        else:
+            owner = genesis.members[0].consensus_key
+            LmdbPromises.create(folder / "promises", owner)
+            self.ledger, self.promises = (
+                LmdbLedger(folder / "ledger", genesis),
+                LmdbPromises(folder / "promises", owner),
+            )
+        package = load_package(Path(find_bundled("chaincode")), genesis.chaincode_package)
+        core = NodeCore(
+            self.roster,
+            0,
+            self.identities.consensus[0],
+            Runtime(package, genesis),
+            self.ledger,
+            list(self.promises.items()),
+            self.contribution_secret,
+        )
+        self.cores: list[NodeCore | None] = [core]
+        self.driver = Driver(core, self.ledger, self.promises, self._observe, self.fatal.append)
+        self.metrics = NodeMetrics()
+        self.service = NodeService(
+            name="node1",
+            names=tuple(member.name for member in genesis.members),
+            pid=os.getpid(),
+            url="http://node1.test",
+            driver=self.driver,
+            metrics=self.metrics,
+            release=ReleasePolicy(release_ms, release_blocks, self.ledger.certified_height),
+            operator_token=TOKEN,
+            on_stop=self._on_stop,
+        )
+        self.app = create_app(self.service, buckets)
+        self.utility = Utility(self)
+        self.mdms = SimpleMdms(self)
+
+    @property
+    def core(self) -> NodeCore:
+        return self.driver.core
+
+    @property
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def _observe(self, observation: events.Observation) -> None:
+        self.observations.append(observation)
+        self.service.observe(observation)
+
+    def _on_stop(self) -> None:
+        self.stops += 1
+
+    async def __aenter__(self) -> Self:
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, client=("192.0.2.1", 50_000)), base_url="http://node1.test"
+        )
+        self.driver.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.http.aclose()
+        await self.driver.stop()
+        assert kind is not None or not self.fatal
+
+    def client(self) -> NodeClient:
+        return NodeClient("http://node1.test", transport=httpx.ASGITransport(self.app))
+
+    async def submit(self, *transactions: Transaction, **params: Any) -> SubmitAnswer:
+        """Submit in msgpack and return the decoded answer."""
+        response = await self.http.post(
+            "/v1/transactions", content=encode(transactions), headers={"content-type": MSGPACK}, params=params
+        )
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == MSGPACK
+        return SUBMIT_ANSWER_CODEC.decode(response.content)
+
+    async def commit(self, *transactions: Transaction) -> None:
+        """Submit and expect every outcome to be `valid`."""
+        answer = await self.submit(*transactions)
+        assert [item.reason for item in answer.results] == ["valid"] * len(transactions)
+
+    async def open_period(self) -> None:
+        await self.commit(self.mdms.register())
+
+    async def meter(self, name: str) -> SimpleMeter:
+        """Return a meter that is enrolled and has a session."""
+        meter = SimpleMeter(self, name)
+        await self.commit(self.utility.enrol(meter))
+        await self.commit(meter.register(self.mdms))
+        return meter
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return a metric's value; 0 when it has never been counted."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def scene(folder: Path | None = None, meters: int = 1, **options: Any):
+    """A station with an open period and meters `meter0`, `meter1`, …"""
+    async with Station(folder, **options) as station:
+        await station.open_period()
+        yield station, [await station.meter(f"meter{i}") for i in range(meters)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
