@@ -206,7 +206,7 @@ def _gaps_at_edge(meter: npt.NDArray[np.int64], start_s: npt.NDArray[np.int64], 
     numbers, firsts = np.unique(meter, return_index=True)
     for number, first in zip(numbers.tolist(), firsts.tolist(), strict=True):
         if number in stops and stops[number] < start_s[first]:
-            flags[first] |= Flag.AFTER_GAP
+            flags[first] |= np.uint8(Flag.AFTER_GAP)
     return flags
 
 

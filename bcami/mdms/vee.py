@@ -54,16 +54,16 @@ def compute_flags(meter: Int64Column, start_s: Int64Column, energy: Int64Column,
     flags = np.zeros(len(meter), np.uint8)
     if not len(meter):
         return flags
-    flags[energy < 0] |= Flag.NEGATIVE
+    flags[energy < 0] |= np.uint8(Flag.NEGATIVE)
     follows = np.zeros(len(meter), np.bool_)
     follows[1:] = meter[1:] == meter[:-1]
     touches = follows.copy()
     touches[1:] &= start_s[1:] == start_s[:-1] + interval_s[:-1]
     late = np.zeros(len(meter), np.bool_)
     late[1:] = start_s[1:] > start_s[:-1] + interval_s[:-1]
-    flags[follows & late] |= Flag.AFTER_GAP
-    flags[_zero_runs(energy, interval_s, touches)] |= Flag.ZERO_RUN
-    flags[_spikes(meter, start_s, energy)] |= Flag.SPIKE
+    flags[follows & late] |= np.uint8(Flag.AFTER_GAP)
+    flags[_zero_runs(energy, interval_s, touches)] |= np.uint8(Flag.ZERO_RUN)
+    flags[_spikes(meter, start_s, energy)] |= np.uint8(Flag.SPIKE)
     return flags
 
 

@@ -89,6 +89,7 @@ class MdmsProcess:
             await self._run(store, PeriodKeyring(self._home.mdms / PERIODS_NAME))
         finally:
             store.close()
+            gc.unfreeze()  # what is frozen at exit is reported as leaked by the database's bindings
             self._log.info("stopped", height=store.cursor.height)
         if self._failure is not None:  # reported already where it happened
             raise self._failure
@@ -240,6 +241,7 @@ def run(arguments: list[str]) -> int:
         "--erase-after-backup", action="store_true", help="keep old period keys until a backup covers their reports"
     )
     options = parser.parse_args(arguments)
+    os.umask(0o077)  # what is stored is personal data
     try:
         process = MdmsProcess(
             HomePaths(options.home),
