@@ -124,8 +124,10 @@ def data_path(given: str) -> Path:
     return find_bundled("datasets/sample") if given == "sample" and not path.exists() else path
 
 
-def run_replay_of(home: "HomePaths", network: "Network", options: "ReplayOptions") -> "ReplayResult":
-    """Replay with progress."""
+def run_replay_of(
+    home: "HomePaths", network: "Network", options: "ReplayOptions", folder: Path | None = None
+) -> "ReplayResult":
+    """Replay with progress. The rejects file goes into `folder`, by default where the fleet is."""
     import asyncio
 
     from bcami.cli.meters import open_fleet
@@ -133,7 +135,7 @@ def run_replay_of(home: "HomePaths", network: "Network", options: "ReplayOptions
 
     async def run(show: "Callable[[ReplayProgress], None]") -> "ReplayResult":
         async with open_fleet(home) as fleet:
-            return await run_replay(options, fleet, show, folder=home.fleet)
+            return await run_replay(options, fleet, show, folder=folder or home.fleet)
 
     with SCREEN.progress("replay") as progress, _NetworkState(network) as state:
         return asyncio.run(run(lambda now: progress(_replay_line(now, state))))

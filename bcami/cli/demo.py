@@ -57,7 +57,7 @@ def _run(place: "RunNetwork", began: float) -> dict[str, Any]:
 
     sample = data_path("sample")
     SCREEN.note("[2/6] meters get keys nobody else knows, then send signed and encrypted readings")
-    replayed = run_replay_of(place.home, place.network, ReplayOptions(sample))
+    replayed = run_replay_of(place.home, place.network, ReplayOptions(sample), place.run)
     check_replay(replayed)
     SCREEN.note("[3/6] released blocks go to the MDMS, which verifies, decrypts and stores them")
     height = wait_for_mdms(place.home, place.network)

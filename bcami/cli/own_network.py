@@ -41,8 +41,8 @@ def network_for_run(
 ) -> Iterator[RunNetwork]:
     """Yield the network that is up in `home`, or one made for this run.
 
-    The own one is stopped in any case. After a success it is removed; after an error it stays for inspection, in the
-    run's folder, and can be started again with `bcami up --home`.
+    The own one is stopped in any case. After a success or an interrupt it is removed; after an error it stays for
+    inspection, in the run's folder, and can be started again with `bcami up --home`.
     """
     run = new_run(home, what)
     if _is_up(home):
@@ -54,13 +54,18 @@ def network_for_run(
     first_port = free_base_port(count) if base_port is None else base_port
     network = create_home(own, default_definition(nodes), base_port=first_port, allow_faults=allow_faults)
     supervisor = Supervisor(own, network, attached=True)
+    is_kept = False
     try:
         supervisor.up(report)
         yield RunNetwork(run, own, network, open_home(own)[1], is_own=True)
+    except Exception:
+        is_kept = True
+        raise
     finally:
         supervisor.down()
         _keep_logs(own, network, run)
-    shutil.rmtree(own.folder)
+        if not is_kept:
+            shutil.rmtree(own.folder)
 
 
 def _is_up(home: HomePaths) -> bool:

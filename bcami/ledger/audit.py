@@ -131,7 +131,7 @@ def _run_child(arguments: list[str], given: bytes, progress: Progress | None, st
         genesis.write(given)
         genesis.seek(0)
         child = subprocess.Popen(
-            [sys.executable, "-m", "bcami.ledger.audit", *arguments, "--position", str(place.fileno())],
+            [sys.executable, "-P", "-m", "bcami.ledger.audit", *arguments, "--position", str(place.fileno())],
             stdin=genesis,
             stdout=said,
             stderr=words,

@@ -90,7 +90,9 @@ class Supervisor:
                     results.append(Readiness(service.name, service.url, identity.pid, None))
                     report(results[-1])
             try:
-                return results + self._start(missing, report, ready_s)
+                results += self._start(missing, report, ready_s)
+                places = {service.name: place for place, service in enumerate(self.services)}
+                return sorted(results, key=lambda item: places[item.name])
             finally:
                 if not self._attached:
                     self._disown()

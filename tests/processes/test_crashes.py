@@ -1,0 +1,72 @@
+"""kill -9 while a replay runs: nothing acknowledged is lost, the chain goes on, all ledgers agree."""
+
+import json
+
+import pytest
+
+from tests.processes.cluster import COMMAND_S, Cluster, wait_until
+
+
+def highest(cluster: Cluster) -> int:
+    return max(node["height"] or 0 for node in cluster.status().values())
+
+
+@pytest.mark.parametrize("role", ["primary", "backup"])
+def test_a_node_is_killed_while_a_replay_runs(fresh: Cluster, role: str) -> None:
+    fresh.run("up", "--detach")
+    primary = fresh.primary()
+    victim = primary if role == "primary" else next(name for name in fresh.status() if name != primary)
+    with fresh.start("replay", "sample", "--json") as replay:
+        wait_until(lambda: highest(fresh) >= 5 or replay.poll() is not None, "the replay is under way")
+        assert replay.poll() is None, "the replay was over before the kill"
+        fresh.kill(victim)
+        out, err = replay.communicate(timeout=COMMAND_S)
+    assert replay.returncode == 0, f"{out}\n{err}\n{fresh.logs()}"
+    told = json.loads(out)
+    assert told["transactions_committed"] == told["readings_sent"]
+    others = [node for name, node in fresh.status().items() if name != victim]
+    if role == "primary":
+        assert all(node["view"] >= 1 for node in others), "there was a view change"
+
+    fresh.run("up", "--detach")
+    fresh.wait_level()
+    compared = fresh.json("reconcile", "sample")
+    assert (compared["missing"], compared["extra"], compared["different"]) == (0, 0, 0)
+    audit = fresh.json("verify")
+    assert audit["ok"]
+    assert len({node["block_hash"] for node in audit["nodes"]}) == 1
+
+
+def test_all_nodes_are_killed_and_the_chain_goes_on(replayed: Cluster) -> None:
+    replayed.run("up", "--detach")
+    replayed.wait_level()
+    before = next(iter(replayed.status().values()))
+    replayed.kill("node1", "node2", "node3", "node4")
+    replayed.run("up", "--detach")
+    replayed.wait_level()
+    told = replayed.json("replay", "sample", "--meters", "3")
+    assert told["transactions_committed"] == told["readings_sent"] > 0
+    replayed.wait_level()
+    after = next(iter(replayed.status().values()))
+    assert after["height"] > before["height"]
+    header = replayed.json("show", "block", str(before["height"]))
+    assert header["hash"] == before["block_hash"], "the block from before the crash stands"
+    assert replayed.json("verify")["ok"]
+    assert replayed.json("show", "evidence")["evidence"] == [], "no node contradicted a vote that it had sent"
+    compared = replayed.json("reconcile", "sample")
+    assert (compared["missing"], compared["extra"], compared["different"]) == (0, 0, 0)
+
+
+def test_an_interrupted_replay_is_taken_up_again(fresh: Cluster) -> None:
+    fresh.run("up", "--detach")
+    with fresh.start("replay", "sample") as replay:
+        wait_until(lambda: highest(fresh) >= 5 or replay.poll() is not None, "the replay is under way")
+        replay.kill()
+        replay.communicate(timeout=60)
+    told = fresh.json("replay", "sample", "--resume")
+    assert (
+        told["readings_resumed"] + told["readings_sent"] + sum(told["readings_skipped"].values())
+        == told["readings_read"]
+    )
+    compared = fresh.json("reconcile", "sample")
+    assert (compared["missing"], compared["extra"], compared["different"]) == (0, 0, 0)
