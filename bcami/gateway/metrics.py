@@ -16,7 +16,9 @@ class NodeMetrics:
             "bcami_refused", "Refusals by place and reason", ["source", "reason"], registry=self.registry
         )
         self._transactions = Counter("bcami_transactions_executed", "Executed transactions", registry=self.registry)
-        self._rejected = Counter("bcami_transactions_rejected", "Rejected outcomes", registry=self.registry)
+        self._rejected = Counter(
+            "bcami_transactions_rejected", "Rejected outcomes by reason", ["reason"], registry=self.registry
+        )
         self._batches = Counter("bcami_batches_certified", "Batch certificates seen", registry=self.registry)
         self._views = Counter("bcami_view_changes", "View changes started", registry=self.registry)
         self._equivocations = Counter("bcami_equivocations", "Contradicting statements seen", registry=self.registry)
@@ -34,12 +36,13 @@ class NodeMetrics:
         match observation:
             case events.Refused(source, reason, _, count, _):
                 self._refused.labels(source, reason.value).inc(count)
+                if source == "execution":
+                    self._rejected.labels(reason.value).inc(count)
             case events.BatchCertified():
                 self._batches.inc()
-            case events.BlockExecuted(height, _, transactions, rejected):
+            case events.BlockExecuted(height, _, transactions):
                 self._height.set(height)
                 self._transactions.inc(transactions)
-                self._rejected.inc(rejected)
             case events.BlockCertified(height):
                 self._certified.set(height)
             case events.ViewChangeStarted():

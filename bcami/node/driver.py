@@ -6,12 +6,15 @@ the write that holds every promise made before it is on disk; a send with no ope
 
 import asyncio
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import assert_never
+from typing import ParamSpec, assert_never
 
+from bcami.errors import BcamiError, EnvironmentFault
 from bcami.ledger.store import Ledger, PromiseStore
 from bcami.model import events
 from bcami.model.api import CertifiedHeader, SubmitResult
@@ -20,8 +23,11 @@ from bcami.model.reasons import Reason
 from bcami.model.transaction import Transaction
 from bcami.model.wire import PeerMessage
 from bcami.node.core import effects as core
+from bcami.node.core.admission import refused
 from bcami.node.core.core import NodeCore
 from bcami.node.transport import Transport
+
+P = ParamSpec("P")
 
 
 def now_ms() -> int:
@@ -47,8 +53,9 @@ class Driver:
         ledger: Ledger,
         promises: PromiseStore,
         observe: Callable[[events.Observation], None],
-        on_fatal: Callable[[str], None],
+        on_fatal: Callable[[BcamiError], None],
     ) -> None:
+        """`on_fatal` hears once, with its cause, that this node has stopped for good: it must be ended."""
         self.core = node
         self.transport: Transport | None = None
         self._ledger = ledger
@@ -69,20 +76,18 @@ class Driver:
     # Inputs.
 
     def start(self) -> None:
-        self._run(self.core.start(now_ms()))
+        self._step(self.core.start, now_ms())
 
     def on_frame(self, peer: int, message: PeerMessage) -> None:
-        if not self._stopped:
-            self._run(self.core.receive(peer, message, now_ms()))
+        self._step(self.core.receive, peer, message, now_ms())
 
     def on_peer_up(self, peer: int) -> None:
         self.observe(events.PeerUp(peer))
-        self._run(self.core.connected(peer))
+        self._step(self.core.connected, peer)
 
     def on_peer_down(self, peer: int, reason: str) -> None:
         self.observe(events.PeerDown(peer, reason))
-        if not self._stopped:
-            self._run(self.core.disconnected(peer))
+        self._step(self.core.disconnected, peer)
 
     def observe(self, observation: events.Observation) -> None:
         self._observe(observation)
@@ -91,18 +96,21 @@ class Driver:
         self, transactions: Sequence[Transaction], *, wait: bool, timeout_s: float
     ) -> tuple[list[SubmitResult], list[CertifiedHeader]]:
         """Submit and, if asked, wait for the outcomes; what is not known in time is said to be unknown."""
+        if self._stopped:
+            return [refused(self.core.id_of(tx), Reason.NOT_READY) for tx in transactions], []
         ticket, ids, effects = self.core.submit(transactions, wait)
-        self._run(effects)
-        if not self.core.tickets.is_complete(ticket):
-            ready = self._tickets[ticket] = asyncio.Event()
-            try:
+        ready = self._tickets[ticket] = asyncio.Event()
+        try:
+            self._step(lambda: effects)
+            if not self.core.tickets.is_complete(ticket):
                 async with asyncio.timeout(timeout_s):
                     await ready.wait()
-            except TimeoutError:
-                self.observe(events.Refused("gateway", Reason.NOT_READY, detail="no outcome within the time asked for"))
-            finally:
-                del self._tickets[ticket]
-        return self.core.close_ticket(ticket, ids)
+        except TimeoutError:
+            self.observe(events.Refused("gateway", Reason.NOT_READY, detail="no outcome within the time asked for"))
+        finally:
+            del self._tickets[ticket]
+            answer = self.core.close_ticket(ticket, ids)
+        return answer
 
     async def prune(self, up_to_height: int) -> None:
         """Drop acknowledged usage payloads up to a height, on the ledger's own thread (protocol 7.2)."""
@@ -126,6 +134,23 @@ class Driver:
         self._promises.close()
 
     # Effects.
+
+    def _step(self, step: Callable[P, Sequence[core.Effect]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Let one thing happen. What the core raises is a broken invariant or its own disk: it must not go on."""
+        if self._stopped:
+            return
+        try:
+            self._run(step(*args, **kwargs))
+        except BcamiError as error:
+            self._end(error)
+        except Exception as error:
+            self._end(BcamiError(f"a bug in this node: {error!r}", where=traceback.format_exc()))
+
+    def _end(self, error: BcamiError) -> None:
+        """Never vote again: stop, say why."""
+        if not self._stopped:
+            self._stopped = True
+            self._on_fatal(error)
 
     def _run(self, effects: Sequence[core.Effect]) -> None:
         for effect in effects:
@@ -193,6 +218,9 @@ class Driver:
 
     def _commit(self, effect: core.CommitBlock) -> None:
         height = effect.commit.block.header.height
+        for reason, count in Counter(outcome.reason for outcome in effect.commit.block.outcomes).items():
+            if reason is not Reason.VALID:
+                self.observe(events.Refused("execution", reason, count=count))
 
         def write() -> None:
             self._ledger.commit(effect.commit)
@@ -201,8 +229,8 @@ class Driver:
         future.add_done_callback(partial(self._block_written, height))
 
     def _block_written(self, height: int, future: "asyncio.Future[None]") -> None:
-        if not self._failed(future, "the ledger") and not self._stopped:
-            self._run(self.core.block_durable(height, now_ms()))
+        if not self._failed(future, "the ledger"):
+            self._step(self.core.block_durable, height, now_ms())
 
     def _save_certificates(self) -> None:
         certificates, self._certificates = self._certificates, []
@@ -223,8 +251,7 @@ class Driver:
         error = None if future.cancelled() else future.exception()
         if error is None:
             return False
-        self._stopped = True
-        self._on_fatal(f"{what} could not be written: {error}")
+        self._end(EnvironmentFault(f"{what} could not be written: {error}", do="free space or repair the disk"))
         return True
 
     def _work_soon(self) -> None:
@@ -235,8 +262,7 @@ class Driver:
 
     def _work(self) -> None:
         self._is_work_due = False
-        if not self._stopped:
-            self._run(self.core.work(now_ms()))
+        self._step(self.core.work, now_ms())
 
     def _set_timer(self, name: str, delay_ms: int) -> None:
         self._cancel_timer(name)
@@ -250,5 +276,4 @@ class Driver:
 
     def _fire(self, name: str) -> None:
         self._timers.pop(name, None)
-        if not self._stopped:
-            self._run(self.core.timer(name, now_ms()))
+        self._step(self.core.timer, name, now_ms())

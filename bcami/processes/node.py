@@ -75,7 +75,7 @@ class NodeProcess:
         self._replica = self._network.replica(name)
         self._log = start_logging(name)
         self._server: _Server | None = None
-        self._fatal: str | None = None
+        self._fatal: BcamiError | None = None
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
@@ -114,7 +114,7 @@ class NodeProcess:
         self._service = service
         driver.transport = self._transport(roster, driver)
         await self._serve(driver, service)
-        return 4 if self._fatal else 0
+        return self._fatal.exit_code if self._fatal else 0
 
     def _transport(self, roster: Roster, driver: Driver) -> Transport:
         paths = self._home.node(self._name)
@@ -194,9 +194,9 @@ class NodeProcess:
             record = {"replica": observation.replica, "what": observation.what}
         self._log.info(kind, **{key: value for key, value in record.items() if value not in (None, "")})
 
-    def _on_fatal(self, what: str) -> None:
-        self._log.error("fatal", what=what)
-        self._fatal = what
+    def _on_fatal(self, error: BcamiError) -> None:
+        self._log.error("fatal", error=str(error), exit_code=error.exit_code)
+        self._fatal = error
         self._stop()
 
     def _stop(self) -> None:

@@ -23,6 +23,7 @@ from bcami.client.nodes import NodeClient
 from bcami.codec import encode
 from bcami.contract.package import load_package
 from bcami.contract.runtime import Runtime
+from bcami.errors import BcamiError
 from bcami.gateway.app import create_app
 from bcami.gateway.forms import hexed
 from bcami.gateway.limits import TokenBuckets
@@ -65,7 +66,7 @@ class Station:
         self.roster = self.identities.roster
         self.chain = chain_id(self.identities.genesis)
         self.observations: list[events.Observation] = []
-        self.fatal: list[str] = []
+        self.fatal: list[BcamiError] = []
         self.stops = 0
         self.contribution_secret = entropy("contribution", 0)
         genesis = self.identities.genesis
