@@ -1,0 +1,214 @@
+"""[CL99 4.5.2] timers and joining; protocol 4.4 (fairness) and 6.2 (capped timers)."""
+
+from bcami.model.consensus import NewView, PrePrepare, ViewChange
+from bcami.pbft import SetTimer, Synced, TimerFired
+from tests.paper.keys import batch
+from tests.paper.lab import Lab, header, of, refusals, said
+
+
+def test_the_timer_starts_when_something_waits_and_stops_when_nothing_does() -> None:
+    lab = Lab()
+    assert lab.timers == {}
+    lab.ready((0, 1))
+    assert lab.timers["view"] == 500
+    lab.decide(1)
+    assert "view" not in lab.timers
+
+
+def test_progress_restarts_the_timer_while_something_waits() -> None:
+    lab = Lab()
+    lab.ready((0, 1), (2, 1))
+    lab.log.clear()
+    lab.decide(1)
+    assert [effect.name for effect in of(lab.log, SetTimer) if effect.name == "view"] == ["view"]
+
+
+def test_a_certificate_that_cannot_be_ordered_yet_is_no_reason_to_leave() -> None:
+    lab = Lab()
+    lab.ready((0, 2))
+    assert lab.timers == {}
+
+
+def test_a_backup_that_holds_a_certificate_and_sees_no_progress_leaves() -> None:
+    lab = Lab(own=3)
+    lab.ready((0, 1))
+    assert [change.view for change in said(lab.fire("view"), ViewChange)] == [1]
+
+
+def test_the_view_change_timer_waits_for_a_strong_quorum() -> None:
+    lab = Lab(own=3)
+    lab.ready((0, 1))
+    lab.fire("view")
+    assert lab.timers == {}
+    lab.hear(lab.view_change(0))
+    assert lab.timers == {}
+    lab.hear(lab.view_change(2))
+    assert set(lab.timers) == {"view_change"}
+
+
+def test_one_that_has_gone_further_counts_as_having_left() -> None:
+    """Deviates from [CL99 4.5.2], or two at the target, one beyond it and one dead wait for ever."""
+    lab = Lab(own=3)
+    lab.ready((0, 1))
+    lab.fire("view")
+    lab.hear(lab.view_change(0), lab.view_change(2, 2))
+    assert set(lab.timers) == {"view_change"}
+    assert [change.view for change in said(lab.fire("view_change"), ViewChange)] == [2]
+
+
+def test_the_time_doubles_with_each_failed_view_up_to_the_cap() -> None:
+    """B7: an uncapped timer leaves replicas hours apart."""
+    lab = Lab(own=9, n=10, view_timer_cap_ms=3_000)
+    lab.ready((0, 1))
+    lab.fire("view")
+    delays = []
+    for view in range(1, 8):
+        lab.hear(*[lab.view_change(replica, view) for replica in range(6)])
+        delays.append(lab.timers["view_change"])
+        lab.fire("view_change")
+    assert delays == [500, 1_000, 2_000, 3_000, 3_000, 3_000, 3_000]
+
+
+def test_progress_brings_the_timer_back() -> None:
+    lab = Lab(own=3)
+    lab.ready((0, 1))
+    lab.fire("view")
+    for view in (1, 2):
+        lab.hear(*[lab.view_change(replica, view) for replica in (0, 1, 2)])
+        lab.fire("view_change")
+    lab.hear(lab.new_view([lab.view_change(replica, 5) for replica in (0, 1, 2)]))
+    assert lab.timers["view"] > 500
+    lab.decide(1, view=5)
+    lab.ready((1, 1))
+    assert lab.timers["view"] == 500
+
+
+def test_weak_view_changes_for_higher_views_are_joined_at_the_smallest() -> None:
+    lab = Lab(own=3, n=7)
+    assert said(lab.hear(lab.view_change(0, 9), lab.view_change(1, 5))) == []
+    (change,) = said(lab.hear(lab.view_change(2, 7)), ViewChange)
+    assert change.view == 5
+
+
+def test_f_replicas_with_huge_or_alternating_views_move_nobody() -> None:
+    """B2, B20, F27."""
+    lab = Lab(own=3)
+    lab.ready((0, 1))
+    for view in (2**62, 7, 2**62 - 1, 1, 2**62 + 1, 3):
+        lab.hear(lab.view_change(2, view))
+    assert said(lab.log) == []
+    assert lab.replica.view == 0
+    assert len(lab.replica._changes.latest) == 1
+
+
+def test_the_own_view_change_does_not_count_towards_joining() -> None:
+    lab = Lab(own=3)
+    lab.ready((0, 1))
+    lab.fire("view")
+    lab.log.clear()
+    lab.hear(lab.view_change(0, 5))
+    assert said(lab.log) == []
+
+
+def test_a_timer_that_was_cancelled_does_nothing() -> None:
+    lab = Lab()
+    assert lab.step(TimerFired("view")) == []
+    assert lab.step(TimerFired("nonsense")) == []
+
+
+# Fairness (protocol 4.4).
+
+
+def test_each_next_numbered_certificate_has_its_timer() -> None:
+    lab = Lab(own=3)
+    lab.ready((0, 1), (0, 2), (2, 1), (1, 2))
+    assert {name: delay for name, delay in lab.timers.items() if name.startswith("fairness")} == {
+        "fairness/0": 4_000,
+        "fairness/2": 4_000,
+    }
+
+
+def test_the_fairness_timer_is_not_restarted_by_what_others_get() -> None:
+    """F22: a primary that orders everybody but one is left all the same."""
+    lab = Lab(own=3)
+    lab.ready((0, 1), (2, 1))
+    lab.log.clear()
+    for height in (1, 2, 3):
+        lab.decide(height)
+        lab.execute(height, lab.proposal((0, height)))
+    assert "fairness/2" not in [effect.name for effect in of(lab.log, SetTimer)]
+    (change,) = said(lab.fire("fairness/2"), ViewChange)
+    assert change.view == 1
+
+
+def test_the_fairness_timer_restarts_for_the_next_number_when_its_number_is_ordered() -> None:
+    lab = Lab(own=3)
+    lab.ready((0, 1), (0, 2))
+    lab.now_ms += 3_000
+    lab.log.clear()
+    lab.decide(1)
+    assert [(effect.name, effect.delay_ms) for effect in of(lab.log, SetTimer) if "fair" in effect.name] == [
+        ("fairness/0", 4_000)
+    ]
+
+
+def test_the_fairness_timer_pauses_while_the_window_is_full_and_goes_on_with_what_is_left() -> None:
+    lab = Lab(own=3, window=1)
+    lab.ready((2, 1))
+    lab.now_ms += 1_000
+    lab.decide(1)
+    assert "fairness/2" not in lab.timers
+    assert "view" not in lab.timers
+    lab.now_ms += 60_000
+    lab.execute(1)
+    lab.hear(*lab.checkpoints(1, 0, 1))
+    assert lab.timers["fairness/2"] == 3_000
+
+
+def test_the_fairness_timer_starts_anew_in_a_new_view() -> None:
+    lab = Lab(own=3)
+    lab.ready((2, 1))
+    lab.now_ms += 3_500
+    lab.hear(*[lab.view_change(replica) for replica in (0, 1, 2)])
+    assert not [name for name in lab.timers if name.startswith("fairness")]
+    lab.hear(lab.new_view([lab.view_change(replica) for replica in (0, 1, 2)]))
+    assert lab.timers["fairness/2"] == 4_000
+
+
+def test_a_number_that_was_a_no_op_is_still_owed() -> None:
+    """Protocol 4.2: a certificate counts only if its number is the next one."""
+    lab = Lab(own=3)
+    lab.ready((2, 1), (2, 2))
+    lab.decide(1, proposal=lab.proposal((2, 2)))
+    assert "fairness/2" in lab.timers
+
+
+def test_the_primary_orders_again_what_a_view_change_filled_with_null() -> None:
+    lab = Lab(own=1)
+    second = lab.pre_prepare(height=2, proposal=lab.proposal((0, 2)))
+    lab.ready((0, 1), (0, 2))
+    lab.hear(lab.view_change(2, proofs=[lab.proof(second)]), lab.view_change(3))
+    (new_view,) = said(lab.log, NewView)
+    null, again = new_view.pre_prepares
+    for order in (null, again):
+        lab.hear(*lab.prepares(order, 2, 3), *lab.commits(order, 2, 3))
+    third = said(lab.log, PrePrepare)[-1]
+    assert (third.height, third.proposal.certificates) == (3, (batch(0, 1), batch(0, 2)))
+
+
+def test_a_primary_that_is_behind_does_not_propose() -> None:
+    """B9: no building on a state that is missing."""
+    lab = Lab(own=1)
+    lab.hear(lab.view_change(2, stable=lab.certificate(9)), lab.view_change(3, stable=lab.certificate(9)))
+    assert said(lab.ready((1, 1)), PrePrepare) == []
+    effects = lab.step(Synced(9, header(9), lab.certificate(9), (0, 0, 0, 0)))
+    assert [message.height for message in said(effects, PrePrepare)] == [10]
+
+
+def test_a_certificate_far_ahead_of_its_lane_is_refused_and_one_executed_ignored() -> None:
+    lab = Lab(own=3)
+    assert refusals(lab.ready((0, 1_025))) == ["over_quota"]
+    assert refusals(lab.ready((9, 1))) == ["unknown_replica"]
+    lab.step(Synced(3, header(3), lab.certificate(3), (5, 0, 0, 0)))
+    lab.ready((0, 5))
+    assert "view" not in lab.timers
