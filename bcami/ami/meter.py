@@ -39,7 +39,7 @@ from bcami.model.signing import u64
 from bcami.model.transaction import Transaction, argument_digest, transaction_id
 
 RESERVED_AHEAD: Final = 64
-"""Numbers reserved at a time: so many are lost at most when a meter stops, well below any window."""
+"""Numbers reserved at a time, or a quarter of a small window: so many are lost at most when a meter stops."""
 _RESERVED: Final = struct.Struct(">QQ")
 
 
@@ -98,7 +98,17 @@ class OpenSession:
 class Meter:
     """A meter that knows what a meter would know."""
 
-    __slots__ = ("issuance", "meter_id", "outstanding", "party", "progress", "session", "stopped", "window")
+    __slots__ = (
+        "issuance",
+        "meter_id",
+        "outstanding",
+        "party",
+        "progress",
+        "reserved_ahead",
+        "session",
+        "stopped",
+        "window",
+    )
 
     def __init__(self, meter_id: str, party: Party, progress: Progress) -> None:
         self.meter_id = meter_id
@@ -112,6 +122,7 @@ class Meter:
         self.stopped: Reason | None = None
         """Why this meter can do nothing more; its reports stay in the store."""
         self.window: int = party.roster.genesis.parameters.replay_window
+        self.reserved_ahead = min(RESERVED_AHEAD, self.window // 4)
 
     def __repr__(self) -> str:
         return f"Meter({self.party.hid.hex()[:16]}…, {self.session})"
@@ -187,10 +198,10 @@ class Meter:
             self.session.key.destroy()
         self.outstanding = {}
         self.issuance = None
-        self.session = OpenSession(record, reserved=RESERVED_AHEAD, next_sequence=1)
+        self.session = OpenSession(record, reserved=self.reserved_ahead, next_sequence=1)
         writes = [
             Write(SESSIONS, hid, SESSION_CODEC.encode(record)),
-            Write(RESERVED, hid, _RESERVED.pack(record.number, RESERVED_AHEAD)),
+            Write(RESERVED, hid, _RESERVED.pack(record.number, self.reserved_ahead)),
             Write(ISSUANCES, hid, None),
         ]
         return writes, unsettled
@@ -208,9 +219,9 @@ class Meter:
     def reservation(self) -> Write | None:
         """Return the write that reserves more numbers, when they run low; `reserved` is told when it is durable."""
         session = self.session
-        if session is None or session.reserved - session.next_sequence >= RESERVED_AHEAD // 2:
+        if session is None or session.reserved - session.next_sequence >= self.reserved_ahead // 2:
             return None
-        last = session.next_sequence + RESERVED_AHEAD - 1
+        last = session.next_sequence + self.reserved_ahead - 1
         return Write(RESERVED, self.party.hid, _RESERVED.pack(session.number, last))
 
     def reserved(self, write: Write) -> None:

@@ -17,12 +17,14 @@ from bcami.client.reads import weak_read
 from bcami.client.retry import Backoff
 from bcami.crypto.roster import Roster
 from bcami.errors import EnvironmentFault, InconclusiveError
+from bcami.model.api import TransactionProof
 from bcami.model.reasons import Reason
 
 CONCURRENT_MAX: Final = 64
 """Registrations under way at a time."""
 _ATTEMPTS: Final = 8
 _PERIOD_WAIT_S: Final = 30.0
+_PERIOD_ANSWER_S: Final = 2.0
 
 FINAL_REASONS: Final = frozenset({Reason.UNKNOWN_HID, Reason.REVOKED_HID, Reason.NOT_AUTHORIZED})
 """Nothing that a meter does heals these: the utility has to act."""
@@ -51,13 +53,13 @@ class PeriodSource:
         """Why proofs that nodes gave were not believed."""
 
     async def refresh(self) -> None:
-        """Ask all nodes; keep the proven period with the highest number."""
-        for proof in await asyncio.gather(*(node.period() for node in self._nodes), return_exceptions=True):
-            if isinstance(proof, NodeUnavailable) or proof is None:
-                continue
-            if isinstance(proof, BaseException):
-                raise proof
-            if self.newest is not None and proof.transaction.sequence <= self.newest.number:
+        """Ask all nodes, waiting briefly for silent ones; keep the proven period with the highest number."""
+        asked = [asyncio.ensure_future(_period_of(node)) for node in self._nodes]
+        answered, silent = await asyncio.wait(asked, timeout=_PERIOD_ANSWER_S)
+        for task in silent:
+            task.cancel()
+        for proof in (task.result() for task in answered):
+            if proof is None or (self.newest is not None and proof.transaction.sequence <= self.newest.number):
                 continue
             period = verify_period(proof, self._roster.genesis, self._roster)
             if isinstance(period, Reason):
@@ -83,6 +85,13 @@ class PeriodSource:
                 do="see `bcami status`",
             ) from None
         return self.newest
+
+
+async def _period_of(node: NodeClient) -> TransactionProof | None:
+    try:
+        return await node.period()
+    except NodeUnavailable:
+        return None
 
 
 class Registrar:

@@ -5,6 +5,7 @@ cannot be used just now, for whatever cause, is one exception, `NodeUnavailable`
 wait, or ask another.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -38,6 +39,8 @@ MSGPACK: Final = "application/msgpack"
 _HEADERS: Final = {"accept": MSGPACK, "content-type": MSGPACK}
 _CONNECT_S: Final = 3.0
 _ANSWER_S: Final = 10.0
+_BULK_S: Final = 60.0
+"""For answers of many megabytes."""
 _GRACE_S: Final = 2.0
 """What is added to a wait that the node was asked to make itself."""
 _WHOLE_REQUEST: Final = {400: Reason.MALFORMED, 413: Reason.OVERSIZED, 422: Reason.MALFORMED}
@@ -71,7 +74,7 @@ class NodeClient:
             base_url=url,
             transport=transport,
             headers=_HEADERS,
-            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
+            timeout=httpx.Timeout(None, connect=_CONNECT_S),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=64),
             trust_env=False,
         )
@@ -112,7 +115,7 @@ class NodeClient:
             "/v1/transactions",
             content=body,
             params={"wait": wait, "timeout_ms": timeout_ms},
-            timeout=httpx.Timeout(timeout_ms / 1000 + _GRACE_S, connect=_CONNECT_S),
+            answer_s=timeout_ms / 1000 + _GRACE_S,
         )
         answer = self._decode(SUBMIT_ANSWER_CODEC, self._good(response))
         if len(answer.results) != len(transactions):
@@ -141,7 +144,7 @@ class NodeClient:
         return self._decode(PROOF_CODEC, self._good(response))
 
     async def block(self, height: int) -> BlockBundle | None:
-        response = await self._request("GET", f"/v1/blocks/{height}")
+        response = await self._request("GET", f"/v1/blocks/{height}", answer_s=_BULK_S)
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
         return self._decode(_BUNDLE, self._good(response))
@@ -154,7 +157,7 @@ class NodeClient:
 
     async def released(self, after: int, limit: int) -> ReleaseAnswer:
         """Return released blocks above height `after`, at most `limit` (design D11)."""
-        return self._decode(RELEASE_CODEC, await self._get("/v1/released", {"after": after, "limit": limit}))
+        return self._decode(RELEASE_CODEC, await self._get("/v1/released", {"after": after, "limit": limit}, _BULK_S))
 
     async def query(self, contract: str, function: str, argument: bytes, *, at_least: int = 0) -> QueryAnswer:
         """Return one node's answer: a hint (protocol 5.6); reads.weak_read asks enough nodes to believe it."""
@@ -179,7 +182,6 @@ class NodeClient:
                 "/v1/events",
                 params={"after": after},
                 headers={"accept": "text/event-stream"},
-                timeout=httpx.Timeout(None, connect=_CONNECT_S),
             ) as response:
                 async for line in response.aiter_lines():
                     if line.startswith("data:"):
@@ -188,12 +190,16 @@ class NodeClient:
             raise NodeUnavailable(self.url, f"event stream: {type(error).__name__}") from None
         raise NodeUnavailable(self.url, "the event stream ended")
 
-    async def _get(self, path: str, params: dict[str, Any] | None = None) -> bytes:
-        return self._good(await self._request("GET", path, params=params))
+    async def _get(self, path: str, params: dict[str, Any] | None = None, answer_s: float = _ANSWER_S) -> bytes:
+        return self._good(await self._request("GET", path, params=params, answer_s=answer_s))
 
-    async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    async def _request(self, method: str, path: str, *, answer_s: float = _ANSWER_S, **options: Any) -> httpx.Response:
+        """Return the answer, whole, within `answer_s`: a node that lets single bytes drip is silent too."""
         try:
-            return await self._http.request(method, path, **options)
+            async with asyncio.timeout(answer_s):
+                return await self._http.request(method, path, **options)
+        except TimeoutError:
+            raise NodeUnavailable(self.url, f"{method} {path}: no answer within {answer_s:g} s") from None
         except httpx.HTTPError as error:
             raise NodeUnavailable(self.url, f"{method} {path}: {type(error).__name__} {error}".rstrip()) from None
 
