@@ -227,8 +227,8 @@ def show_reconciliation(result: "Reconciliation") -> None:
         ],
     )
     SCREEN.line(f"missing {result.missing}   extra {result.extra}   different {result.different}")
-    if result.extra_of_other_meters:
-        SCREEN.line(f"{result.extra_of_other_meters} of the extra are of meters outside this data set")
+    if result.outside:
+        SCREEN.line(f"{result.outside:,} more readings in the MDMS are of other meters or times than this data set's")
     for item in result.examples:
         sides = f"data set {item.expected or '-'}, MDMS {item.stored or '-'}"
         SCREEN.line(f"  {item.kind:<10}{item.meter} at {_moment(item.start_s)}: {sides}")

@@ -2,7 +2,11 @@
 
 Both sides go into a DuckDB file in a scratch folder and are joined there under a memory limit, so that neither side
 has to fit into memory. The data set's side is the same stream, with the same filters and the same rule for
-duplicates, that `replay` sends; the filters limit the stored side equally. Energy is summed as integers.
+duplicates, that `replay` sends. Energy is summed as integers.
+
+One network may hold many data sets. The stored side is limited to the meters of this data set and to its time: from
+its first reading to its last, or what `--from` and `--to` say. What the MDMS holds beside that is counted as
+`outside`; it is told, and no difference.
 
     missing      in the data set, not stored
     extra        stored, not in the data set (a half-hour stored twice counts once as extra)
@@ -58,8 +62,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
     kwh_stored: str
     meters_expected: int
     meters_stored: int
-    extra_of_other_meters: int
-    """Of `extra`: those whose meter is not in the data set at all (another data set was replayed too)."""
+    outside: int
+    """Readings in the MDMS of other meters or times than this data set's (other data sets were replayed too)."""
     examples: tuple[Difference, ...]
 
     @property
@@ -80,6 +84,9 @@ class Reconciler:
         self._folder = tempfile.TemporaryDirectory(dir=scratch, prefix="bcami-reconcile-")
         self._meters = MeterIndex()
         self._expected_meters = 0
+        self._first_s: int | None = None
+        self._last_s: int | None = None
+        self._outside = 0
         folder = Path(self._folder.name)
         options = {"memory_limit": MEMORY_LIMIT, "threads": "2", "preserve_insertion_order": "false"}
         self._database = duckdb.connect(str(folder / "sides.duckdb"), config={**options, "temp_directory": str(folder)})
@@ -96,6 +103,7 @@ class Reconciler:
             for chunk in stream:
                 numbers = np.array([self._meters.of_text(one) for one in stream.meters.ids], dtype=np.int32)
                 self._insert("expected", numbers[chunk.meter], chunk.start_s, chunk.energy)
+                self._widen(chunk.start_s)
                 self.readings_read = stream.readings_read
                 if on_progress is not None:
                     on_progress(stream.bytes_read / total, stream.readings_read)
@@ -106,18 +114,16 @@ class Reconciler:
         for batch in batches:
             start_s = _integers(batch, "start_s")
             energy = _integers(batch, "energy")
-            meter, wanted = self._numbers(batch)
-            if self.filters.from_s is not None:
-                wanted &= start_s >= self.filters.from_s
-            if self.filters.to_s is not None:
-                wanted &= start_s < self.filters.to_s
+            meter = self._numbers(batch)
+            wanted = (meter >= 0) & (meter < self._expected_meters) & self._in_time(start_s)
+            self._outside += int(len(wanted) - wanted.sum())
             self._insert("stored", meter[wanted], start_s[wanted], energy[wanted])
 
     def compare(self, examples: int = EXAMPLES_MAX) -> Reconciliation:
         """Return the result; both sides stay as they are."""
         try:
             self._database.execute(_JOIN)
-            row: Any = self._database.execute(_COUNTS, [self._expected_meters]).fetchone()
+            row: Any = self._database.execute(_COUNTS).fetchone()
             sides = [self._database.execute(_TOTALS.format(side=side)).fetchone() for side in ("expected", "stored")]
             listed = self._database.execute(_EXAMPLES, [examples]).fetchall()
         except duckdb.Error as error:
@@ -133,7 +139,7 @@ class Reconciler:
             kwh_stored=energy_to_text(stored[1]),
             meters_expected=expected[2],
             meters_stored=stored[2],
-            extra_of_other_meters=int(row[3]),
+            outside=self._outside,
             examples=tuple(
                 Difference(
                     self._meters.ids[meter] if meter != INVALID else "?", start_s, kind, _kwh(wanted), _kwh(held)
@@ -155,14 +161,32 @@ class Reconciler:
     ) -> None:
         self.close()
 
-    def _numbers(self, batch: pa.RecordBatch) -> tuple[np.ndarray[Any, np.dtype[np.int32]], Any]:
+    def _widen(self, start_s: Any) -> None:
+        if len(start_s):
+            first, last = int(start_s.min()), int(start_s.max())
+            self._first_s = first if self._first_s is None else min(first, self._first_s)
+            self._last_s = last if self._last_s is None else max(last, self._last_s)
+
+    def _in_time(self, start_s: Any) -> Any:
+        """Tell which times this data set speaks of."""
+        first = self.filters.from_s if self.filters.from_s is not None else self._first_s
+        end = self.filters.to_s
+        if end is None and self._last_s is not None:
+            end = self._last_s + 1
+        if first is None or end is None:
+            return np.zeros(len(start_s), dtype=np.bool_)
+        return (start_s >= first) & (start_s < end)
+
+    def _numbers(self, batch: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.int32]]:
         column = batch.column("meter_id")
         coded: Any = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         names = coded.dictionary.to_pylist()
-        numbers = np.array([self._meters.of_text(name) for name in names], dtype=np.int32)
-        chosen = np.array([self.chosen is None or name in self.chosen for name in names], dtype=np.bool_)
-        codes = coded.indices.to_numpy(zero_copy_only=False)
-        return numbers[codes], chosen[codes]
+        numbers = np.array([self._number_of(name) for name in names], dtype=np.int32)
+        found: np.ndarray[Any, np.dtype[np.int32]] = numbers[coded.indices.to_numpy(zero_copy_only=False)]
+        return found
+
+    def _number_of(self, name: str) -> int:
+        return self._meters.of_text(name) if self.chosen is None or name in self.chosen else INVALID
 
     def _insert(self, side: str, meter: Any, start_s: Any, energy: Any) -> None:
         if len(meter) == 0:
@@ -190,8 +214,7 @@ WHERE e.energy IS DISTINCT FROM s.lowest OR e.energy IS DISTINCT FROM s.highest 
 _COUNTS = """
 SELECT count(*) FILTER (WHERE copies = 0),
        coalesce(sum(CASE WHEN expected IS NULL THEN copies WHEN copies > 1 THEN copies - 1 ELSE 0 END), 0),
-       count(*) FILTER (WHERE copies > 0 AND (lowest <> expected OR highest <> expected)),
-       coalesce(sum(CASE WHEN expected IS NULL AND (meter < 0 OR meter >= ?) THEN copies ELSE 0 END), 0)
+       count(*) FILTER (WHERE copies > 0 AND (lowest <> expected OR highest <> expected))
 FROM differences
 """
 _TOTALS = "SELECT count(*), coalesce(sum(energy), 0), count(DISTINCT meter) FROM {side}"

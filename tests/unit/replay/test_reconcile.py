@@ -55,21 +55,21 @@ def test_each_difference_counts_as_what_it_is(data: Path) -> None:
         (meter, start_s, energy + 1),  # different
         *ROWS[5:],  # ROWS[4] is missing
         ROWS[7],  # stored twice: extra
-        ("A", DAY - 1800, 5),  # extra
-        ("D", DAY, 7),  # extra, of a meter that the data set does not have
+        ("A", DAY + 900, 5),  # extra
+        ("A", DAY - 1800, 5),  # outside: before the data set begins
+        ("D", DAY, 7),  # outside: of a meter that the data set does not have
     ]
     result = reconcile(data, [batch(stored)])
-    assert counts(result) == (1, 3, 1)
+    assert counts(result) == (1, 2, 1)
     assert not result.agrees
-    assert result.extra_of_other_meters == 1
-    assert (result.readings_expected, result.readings_stored) == (30, 32)
+    assert result.outside == 2
+    assert (result.readings_expected, result.readings_stored) == (30, 31)
     found = {(one.kind, one.meter, one.start_s, one.expected, one.stored) for one in result.examples}
     assert found == {
         ("different", "A", start_s, "0.1000003", "0.1000004"),
         ("missing", "A", ROWS[4][1], "0.1000004", None),
         ("extra", "A", ROWS[7][1], "0.1000007", "0.1000007"),
-        ("extra", "A", DAY - 1800, None, "0.0000005"),
-        ("extra", "D", DAY, None, "0.0000007"),
+        ("extra", "A", DAY + 900, None, "0.0000005"),
     }
 
 
@@ -93,9 +93,17 @@ def test_filters_limit_both_sides(data: Path) -> None:
     assert reconcile(data, [batch(ROWS[:10])], Filters(meters=1)).agrees
 
 
-def test_a_stored_id_that_is_none_is_extra(data: Path) -> None:
+def test_a_stored_id_that_is_none_is_outside(data: Path) -> None:
     result = reconcile(data, [batch([*ROWS, ("", DAY, 1)])])
-    assert (counts(result), result.extra_of_other_meters, result.examples[0].meter) == ((0, 1, 0), 1, "?")
+    assert (counts(result), result.outside) == ((0, 0, 0), 1)
+
+
+def test_other_data_sets_in_the_same_network_are_no_difference(data: Path) -> None:
+    later = [(meter, start_s + 86_400, energy) for meter, start_s, energy in ROWS]
+    others = [("Z" + meter, start_s, energy) for meter, start_s, energy in ROWS]
+    result = reconcile(data, [batch([*later, *ROWS, *others])])
+    assert result.agrees
+    assert (result.outside, result.kwh_stored) == (60, result.kwh_expected)
 
 
 def test_sums_beyond_64_bits_are_exact(tmp_path: Path) -> None:
