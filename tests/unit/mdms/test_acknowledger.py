@@ -10,7 +10,7 @@ from bcami.codec import Codec
 from bcami.crypto.keyfile import write_secret
 from bcami.crypto.keys import SECRET_ACCESS, export_secret
 from bcami.crypto.signatures import verify
-from bcami.mdms.acknowledger import Acknowledger, AcknowledgePolicy
+from bcami.mdms.acknowledger import AcknowledgePolicy, Acknowledger
 from bcami.mdms.keyring import PERIOD_KIND, PeriodKeyring
 from bcami.mdms.metrics import MdmsMetrics
 from bcami.model.reasons import Reason
@@ -28,6 +28,7 @@ class Bench:
     def __init__(self, world: World, folder) -> None:
         self.world = world
         self.sent: list[Transaction] = []
+        self.on_sent = lambda: None
         self.reason = Reason.VALID
         self.keyring = PeriodKeyring(folder / "periods")
         period = world.period
@@ -38,6 +39,7 @@ class Bench:
         tx = _TX.decode(encoded)
         assert transaction_id(tx, self.world.chain.roster.chain, 0) == tx_id
         self.sent.append(tx)
+        self.on_sent()
         return Settlement(True, self.reason, 9, 0)
 
     def acknowledger(self, **policy) -> Acknowledger:
@@ -132,12 +134,9 @@ def test_runs_until_told_to_stop(bench: Bench) -> None:
 
     async def run() -> None:
         stop = asyncio.Event()
-        task = asyncio.create_task(bench.acknowledger(seconds=0.0, check_s=0.001).run(stop))
+        bench.on_sent = stop.set
         async with asyncio.timeout(10):
-            while not bench.sent:
-                await asyncio.sleep(0)
-        stop.set()
-        await task
+            await bench.acknowledger(seconds=0.0, check_s=0.001).run(stop)
 
     asyncio.run(run())
     assert len(bench.sent) == 1

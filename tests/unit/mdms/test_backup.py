@@ -5,11 +5,11 @@ import stat
 
 import pytest
 
+from bcami.crypto.keyfile import write_secret
 from bcami.errors import InputError
 from bcami.mdms.backup import check_backup, make_backup
 from bcami.mdms.duckdb_store import DuckDbStore
 from bcami.mdms.keyring import PERIOD_KIND, PeriodKeyring
-from bcami.crypto.keyfile import write_secret
 from bcami.model.report import Reading
 from tests.chain import entropy
 from tests.unit.mdms.conftest import World

@@ -59,6 +59,23 @@ def steps(made: Puller, count: int) -> None:
     asyncio.run(run())
 
 
+def run_until_stored(world: World, made: Puller) -> None:
+    """Let the puller run until the store has the whole chain."""
+
+    async def run() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+        def stored() -> None:
+            if world.store.cursor.height == world.chain.height:
+                loop.call_soon_threadsafe(stop.set)
+
+        made._after_stored = stored
+        async with asyncio.timeout(10):
+            await made.run(stop)
+
+    asyncio.run(run())
+
+
 @pytest.fixture
 def bundles(world: World):
     world.chain.block([world.meter.report([Reading(T0 + place * 1800, place) for place in range(48)])])
@@ -129,12 +146,7 @@ def test_a_payload_is_given_up_only_when_a_strong_quorum_pruned_it(world: World,
     asyncio.run(made.step())  # the third says so too
     assert world.store.cursor.height == world.chain.height - 1
 
-    async def until_given_up() -> None:
-        async with asyncio.timeout(10):
-            while world.store.cursor.height < world.chain.height:
-                await asyncio.sleep(await made.step())
-
-    asyncio.run(until_given_up())
+    run_until_stored(world, made)
     assert world.store.counts.unreadable == 1
 
 
@@ -147,17 +159,8 @@ def test_one_node_that_still_has_the_payload_is_enough(world: World, bundles) ->
 
 def test_runs_until_it_is_told_to_stop(world: World, bundles) -> None:
     made = puller(world, Source("one", bundles))
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        task = asyncio.create_task(made.run(stop))
-        async with asyncio.timeout(10):
-            while world.store.cursor.height < world.chain.height:
-                await asyncio.sleep(0)
-        stop.set()
-        await task
-
-    asyncio.run(run())
+    run_until_stored(world, made)
+    assert world.store.cursor.height == world.chain.height
 
 
 def test_http_source_limits_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:

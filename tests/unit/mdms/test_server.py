@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bcami.errors import InputError
 from bcami.mdms.duckdb_queries import DuckDbQueries
 from bcami.mdms.keyring import PeriodKeyring
 from bcami.mdms.metrics import MdmsMetrics
 from bcami.mdms.server import create_app, parse_time
 from bcami.mdms.service import MdmsService
-from bcami.errors import InputError
 from bcami.model.report import Reading
 from tests.chain import NETWORK_KEY
 from tests.unit.mdms.conftest import World
