@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 STALLED_S: Final = 60.0
 """Longest time without a new height at the MDMS before waiting for it is given up."""
+READINGS_PER_REPORT_AT_MAX: Final = 48
+"""A year of half-hours at full speed is sent as daily reports; one reading a report takes 48 times the transactions."""
 _POLL_S: Final = 0.25
 _STATE_EVERY_S: Final = 1.0
 _ASKED_METERS_MAX: Final = 50
@@ -52,7 +54,9 @@ def replay(
     from_: From = None,
     to: To = None,
     speed: Annotated[str, typer.Option(metavar="S", help="max, realtime, or a factor such as 60.")] = "max",
-    readings_per_report: Annotated[int, typer.Option(metavar="K", help="Readings in one report; a day has 48.")] = 1,
+    readings_per_report: Annotated[
+        int | None, typer.Option(metavar="K", help="Readings in one report: 48 (a day) at --speed max, otherwise 1.")
+    ] = None,
     layout: LayoutName = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a former replay of this data stopped.")] = False,
     home: Home = HOME_DEFAULT,
@@ -69,11 +73,14 @@ def replay(
     from bcami.replay.layouts import parse_layout
     from bcami.replay.options import ReplayOptions, parse_speed
 
+    pace = parse_speed(speed)
+    if readings_per_report is None:
+        readings_per_report = READINGS_PER_REPORT_AT_MAX if pace is None else 1
     options = ReplayOptions(
         path=data_path(path),
         filters=_filters(meters, from_, to),
         layout=None if layout is None else parse_layout(layout),
-        speed=parse_speed(speed),
+        speed=pace,
         readings_per_report=readings_per_report,
         resume=resume,
     )
