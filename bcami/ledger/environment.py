@@ -23,6 +23,14 @@ MAP_BYTES: Final = 256 * 1024**3
 READERS_MAX: Final = 256
 DATA_FILE: Final = "data.mdb"
 WRITER_LOCK: Final = "writer.lock"
+DAMAGE: Final = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.NotFoundError,
+)
+"""What LMDB says of a file that is not as it wrote it."""
 _MADV_DONTNEED: Final = 4
 
 
@@ -44,7 +52,7 @@ def fault_of(error: Exception, path: Path) -> EnvironmentFault:
             likely="more data than the map size that the node was started with",
             do="start the node with a larger map size, or prune released payloads",
         )
-    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError):
+    if isinstance(error, DAMAGE):
         return EnvironmentFault(
             f"the store is damaged: {error}",
             where=str(path),

@@ -8,22 +8,21 @@ A signer's transactions are a linked list: `signers` points to the newest, `link
 the place of the same signer's transaction before. An index row per signer and transaction would touch one page of the
 file for each transaction.
 
-Reads take their own snapshot and may run in any thread while one thread commits.
+Reads may run in any thread while one thread commits.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
-import lmdb
 import msgspec
 
 from bcami.codec import encode
 from bcami.errors import EnvironmentFault
 from bcami.ledger import records
-from bcami.ledger.environment import MAP_BYTES, MappedFile, WriterLock, disk_faults, fault_of, open_environment
+from bcami.ledger.environment import MAP_BYTES
 from bcami.ledger.index import SLICES, Fold, PendingPlaces
 from bcami.ledger.receipts import ReceiptMaker
 from bcami.ledger.records import (
@@ -54,7 +53,8 @@ from bcami.ledger.records import (
     unpack_state,
 )
 from bcami.ledger.rules import check_certificate, check_commit, check_prune, pruned_batch, transactions_of
-from bcami.ledger.store import LTHASH_BYTES, CommitRefused, LedgerCommit, SignerEntry, TableSize, has_history
+from bcami.ledger.store import LTHASH_BYTES, LedgerCommit, SignerEntry, TableSize, has_history
+from bcami.ledger.tables import Tables, Writing
 from bcami.model.block import BlockCertificate, Header, Outcome, Receipt, header_hash
 from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
 from bcami.model.genesis import Genesis, chain_id
@@ -79,43 +79,22 @@ class LmdbLedger:
 
         Raises EnvironmentFault when another process writes it, it is damaged, or belongs to another chain.
         """
-        self._path = path
         self._chain = chain_id(genesis)
         self._quorum = Quorum(len(genesis.members))
-        self._write = write
-        self._fault: EnvironmentFault | None = None
         self._newest: dict[bytes, bytes] = {}
-        self._lock: WriterLock | None = None
-        if write:
-            with disk_faults(path):
-                path.mkdir(parents=True, exist_ok=True)
-                self._lock = WriterLock(path)
+        self._tables = Tables(path, LEDGER_TABLES, write=write, create=write, map_bytes=map_bytes)
         try:
-            self._env = open_environment(path, len(LEDGER_TABLES), write=write, map_bytes=map_bytes)
-            self._open_tables()
+            if write and self._tables.get(META, records.META_FORMAT) is None:
+                self._create()
+            self._check_identity()
+            self._load_head()
         except BaseException:
-            if self._lock is not None:
-                self._lock.release()
+            self._tables.close()
             raise
-        self._mapped = MappedFile(path)
         self._receipts = ReceiptMaker(self.block, self.certificate)
 
-    def _open_tables(self) -> None:
-        with disk_faults(self._path):
-            try:
-                self._dbs: dict[Table, Any] = {
-                    table: self._env.open_db(table.name.encode(), create=self._write) for table in LEDGER_TABLES
-                }
-                if self._write and self._meta(records.META_FORMAT) is None:
-                    self._create()
-                self._check_identity()
-                self._load_head()
-            except BaseException:
-                self._env.close()
-                raise
-
     def _create(self) -> None:
-        with self._env.begin(write=True) as txn:
+        with self._tables.writing() as write:
             for name, value in (
                 (records.META_FORMAT, records.LEDGER_FORMAT),
                 (records.META_CHAIN, self._chain),
@@ -125,33 +104,32 @@ class LmdbLedger:
                 (records.META_LTHASH, bytes(LTHASH_BYTES)),
                 (records.META_FOLDED, bytes(8 * SLICES)),
             ):
-                self._put(txn, META, name, value)
-            self._put_counts(txn)
+                write.put(META, name, value)
 
     def _check_identity(self) -> None:
-        found, chain = self._meta(records.META_FORMAT), self._meta(records.META_CHAIN)
+        found, chain = self._tables.meta(records.META_FORMAT, records.META_CHAIN)
         if found != records.LEDGER_FORMAT:
             raise EnvironmentFault(
                 "this is not a ledger of this version of bcami",
-                where=str(self._path),
+                where=str(self._tables.path),
                 likely=f"made by another version (format {found!r})",
                 do="use the version that made it, or rebuild the ledger from the node's peers",
             )
         if chain != self._chain:
             raise EnvironmentFault(
                 "the ledger belongs to another network",
-                where=str(self._path),
+                where=str(self._tables.path),
                 likely="the home folder was mixed with that of another network",
                 do="name the home folder that this ledger was made in",
             )
 
     def _load_head(self) -> None:
-        with self._env.begin() as txn:
-            head = self._required_meta(txn, records.META_HEAD)
-            self._height, self._head_hash = height_of(head), head[8:]
-            self._certified = height_of(self._required_meta(txn, records.META_CERTIFIED))
-            self._pruned = height_of(self._required_meta(txn, records.META_PRUNED))
-            self._pending = PendingPlaces(self._required_meta(txn, records.META_FOLDED))
+        head, certified, pruned, folded = self._tables.meta(
+            records.META_HEAD, records.META_CERTIFIED, records.META_PRUNED, records.META_FOLDED
+        )
+        self._height, self._head_hash = height_of(head), head[8:]
+        self._certified, self._pruned = height_of(certified), height_of(pruned)
+        self._pending = PendingPlaces(folded)
         self._pending.load(self._height, self._outcomes)
 
     # Reading.
@@ -174,8 +152,7 @@ class LmdbLedger:
 
     def refresh(self) -> None:
         """Take over what a writer in another process has committed; for read-only use."""
-        with disk_faults(self._path):
-            self._load_head()
+        self._load_head()
 
     def header(self, height: int) -> Header | None:
         return self._read(HEADERS, height_key(height), HEADER_DECODER)
@@ -187,7 +164,7 @@ class LmdbLedger:
         return ChainBlock(header, body.proposal, body.executed, body.outcomes)
 
     def batches(self, height: int) -> tuple[StoredBatch, ...]:
-        rows = self._rows(BATCHES, height_key(height), None)
+        rows = self._tables.rows(BATCHES, height_key(height))
         return tuple(decoded(BATCHES, key, value, BATCH_DECODER) for key, value in rows)
 
     def certificate(self, height: int) -> BlockCertificate | None:
@@ -200,16 +177,16 @@ class LmdbLedger:
         return BlockBundle(block, self.batches(height), certificate)
 
     def state(self, key: bytes) -> StateEntry | None:
-        value = self._get(STATE, key) if len(key) <= records.KEY_BYTES_MAX else None
+        value = self._tables.get(STATE, key) if len(key) <= records.KEY_BYTES_MAX else None
         return None if value is None else unpack_state(value)
 
     def scan(self, prefix: bytes, limit: int) -> Iterator[tuple[bytes, StateEntry]]:
-        return iter([(key, unpack_state(value)) for key, value in self._rows(STATE, prefix, limit)])
+        return iter([(key, unpack_state(value)) for key, value in islice(self._tables.rows(STATE, prefix), limit)])
 
     def place(self, transaction_id: bytes) -> TransactionPlace | None:
         # Memory first: a slice leaves memory only after the table has it, so that no reader misses both.
         pending = self._pending.get(transaction_id)
-        value = self._get(TRANSACTIONS, transaction_id[: records.ID_BYTES])
+        value = self._tables.get(TRANSACTIONS, transaction_id[: records.ID_BYTES])
         return pending if value is None else unpack_place(value)
 
     def receipt(self, transaction_id: bytes) -> Receipt | None:
@@ -232,7 +209,7 @@ class LmdbLedger:
     def _newest_before(self, signer: bytes, before: TransactionPlace | None) -> TransactionPlace | None:
         if before is not None and self._is_signed_by(before, signer):
             return self._place_before(before)
-        value = self._get(SIGNERS, signer)
+        value = self._tables.get(SIGNERS, signer)
         place = None if value is None else unpack_place(value)
         while before is not None and place is not None and (place.height, place.index) >= (before.height, before.index):
             place = self._place_before(place)
@@ -245,13 +222,11 @@ class LmdbLedger:
         return transactions_of(block, self.batches(place.height), self._quorum)[place.index].signer == signer
 
     def _outcomes(self, height: int) -> tuple[Outcome, ...]:
-        body = self._read(BLOCKS, height_key(height), BODY_DECODER)
-        if body is None:
-            raise DamagedRecordError(BLOCKS.name, height_key(height), "the record is missing")
-        return body.outcomes
+        key = height_key(height)
+        return decoded(BLOCKS, key, self._tables.required(BLOCKS, key), BODY_DECODER).outcomes
 
     def _place_before(self, place: TransactionPlace) -> TransactionPlace | None:
-        links = self._get(LINKS, height_key(place.height)) or b""
+        links = self._tables.get(LINKS, height_key(place.height)) or b""
         start = place.index * records.PLACE_BYTES
         link = links[start : start + records.PLACE_BYTES]
         return None if len(link) < records.PLACE_BYTES or link == records.NO_PLACE else unpack_place(link)
@@ -260,22 +235,19 @@ class LmdbLedger:
         prefix = records.history_prefix(key)
         return [
             records.unpack_version(height_of(row[len(prefix) :]), value)[1]
-            for row, value in self._rows(HISTORY, prefix, None)
+            for row, value in self._tables.rows(HISTORY, prefix)
         ]
 
     def lthash(self) -> bytes:
-        with disk_faults(self._path), self._env.begin() as txn:
-            return self._required_meta(txn, records.META_LTHASH)
+        return self._tables.required(META, records.META_LTHASH)
 
     def sizes(self) -> dict[str, TableSize]:
-        with disk_faults(self._path), self._env.begin() as txn:
-            stats = {table.name: txn.stat(self._dbs[table]) for table in LEDGER_TABLES}
         return {
             name: TableSize(
                 stat["entries"],
                 stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]),
             )
-            for name, stat in stats.items()
+            for name, stat in self._tables.stats().items()
         }
 
     # Writing.
@@ -293,15 +265,14 @@ class LmdbLedger:
             check_certificate(certificate, header.height, own)
         certified = max([self._certified, *(item.height for item in certificates)])
         folds = self._pending.due(self._height)
-        with self._writing() as txn:
-            self._put_block(txn, commit)
-            newest = self._put_signers(txn, header.height, transactions)
-            self._put_folds(txn, folds)
-            self._put_state(txn, commit)
-            self._put_certificates(txn, certificates, certified)
-            self._put(txn, META, records.META_HEAD, height_key(header.height) + new_hash)
-            self._put(txn, META, records.META_LTHASH, commit.lthash)
-            self._put_counts(txn)
+        with self._tables.writing() as write:
+            self._put_block(write, commit)
+            newest = self._put_signers(write, header.height, transactions)
+            self._put_folds(write, folds)
+            self._put_state(write, commit)
+            self._put_certificates(write, certificates, certified)
+            write.put(META, records.META_HEAD, height_key(header.height) + new_hash)
+            write.put(META, records.META_LTHASH, commit.lthash)
         self._pending.drop(folds, self._height)
         self._pending.add(header.height, commit.block.outcomes)
         if len(self._newest) > NEWEST_MAX:
@@ -309,7 +280,7 @@ class LmdbLedger:
         self._newest.update(newest)
         self._height, self._head_hash, self._certified = header.height, new_hash, certified
         if header.height % RELEASE_BLOCKS == 0:
-            self._mapped.release()
+            self._tables.release_pages()
 
     def put_certificates(self, certificates: Sequence[BlockCertificate]) -> None:
         fresh = []
@@ -320,30 +291,26 @@ class LmdbLedger:
         if not fresh:
             return
         certified = max(self._certified, *(item.height for item in fresh))
-        with self._writing() as txn:
-            self._put_certificates(txn, fresh, certified)
-            self._put_counts(txn)
+        with self._tables.writing() as write:
+            self._put_certificates(write, fresh, certified)
         self._certified = certified
 
     def prune(self, up_to_height: int) -> None:
         check_prune(up_to_height, self._certified)
         while self._pruned < up_to_height:
             last = min(up_to_height, self._pruned + PRUNE_BLOCKS)
-            with self._writing() as txn:
+            with self._tables.writing() as write:
                 for height in range(self._pruned + 1, last + 1):
                     for place, stored in enumerate(self.batches(height)):
                         pruned = pruned_batch(stored)
                         if pruned is not None:
-                            self._put(txn, BATCHES, batch_key(height, place), encode(pruned))
-                self._put(txn, META, records.META_PRUNED, height_key(last))
+                            write.put(BATCHES, batch_key(height, place), encode(pruned))
+                write.put(META, records.META_PRUNED, height_key(last))
             self._pruned = last
-            self._mapped.release()
+            self._tables.release_pages()
 
     def close(self) -> None:
-        self._env.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._tables.close()
 
     def __enter__(self) -> Self:
         return self
@@ -353,97 +320,62 @@ class LmdbLedger:
     ) -> None:
         self.close()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Any]:
-        """One durable write. After the disk refused once, no further write is tried: what it kept is unknown."""
-        if not self._write:
-            raise CommitRefused("the ledger is open read-only")
-        if self._fault is not None:
-            raise self._fault
-        try:
-            with disk_faults(self._path), self._env.begin(write=True) as txn:
-                yield txn
-        except EnvironmentFault as fault:
-            if not isinstance(fault.__cause__, lmdb.MapFullError):
-                self._fault = fault
-            raise
-
-    def _put_block(self, txn: Any, commit: LedgerCommit) -> None:
+    def _put_block(self, write: Writing, commit: LedgerCommit) -> None:
         block, key = commit.block, height_key(commit.block.header.height)
-        self._put(txn, HEADERS, key, encode(block.header), append=True)
+        write.put(HEADERS, key, encode(block.header), append=True)
         body = BlockBody(block.proposal, block.executed, block.outcomes)
-        self._put(txn, BLOCKS, key, encode(body), append=True)
+        write.put(BLOCKS, key, encode(body), append=True)
         for place, stored in enumerate(commit.batches):
-            self._put(txn, BATCHES, batch_key(block.header.height, place), encode(stored), append=True)
+            write.put(BATCHES, batch_key(block.header.height, place), encode(stored), append=True)
 
-    def _put_folds(self, txn: Any, folds: Sequence[Fold]) -> None:
+    def _put_folds(self, write: Writing, folds: Sequence[Fold]) -> None:
         if not folds:
             return
         for _, rows in folds:
-            if rows:
-                txn.cursor(self._dbs[TRANSACTIONS]).putmulti(rows, overwrite=False)
-        self._put(txn, META, records.META_FOLDED, self._pending.folded_after(folds, self._height))
+            write.put_sealed(TRANSACTIONS, rows, overwrite=False)
+        write.put(META, records.META_FOLDED, self._pending.folded_after(folds, self._height))
 
-    def _put_signers(self, txn: Any, height: int, transactions: Sequence[Transaction]) -> dict[bytes, bytes]:
+    def _put_signers(self, write: Writing, height: int, transactions: Sequence[Transaction]) -> dict[bytes, bytes]:
         """Write links and newest places; return the newest places, to be remembered once they are durable."""
         signers = [tx.signer for tx in transactions]
-        newest = self._newest_places(txn, set(signers))
+        newest = self._newest_places(write, set(signers))
         links = []
         for index, signer in enumerate(signers):
             links.append(newest.get(signer, records.NO_PLACE))
             newest[signer] = pack_place(height, index)
         seal = SIGNERS.seal
         rows = [(signer, seal(signer, newest[signer])) for signer in sorted(newest)]
-        if rows:
-            txn.cursor(self._dbs[SIGNERS]).putmulti(rows)
-        self._put(txn, LINKS, height_key(height), b"".join(links), append=True)
+        write.put_sealed(SIGNERS, rows)
+        write.put(LINKS, height_key(height), b"".join(links), append=True)
         return newest
 
-    def _newest_places(self, txn: Any, signers: set[bytes]) -> dict[bytes, bytes]:
+    def _newest_places(self, write: Writing, signers: set[bytes]) -> dict[bytes, bytes]:
         known = self._newest
         newest = {signer: known[signer] for signer in signers if signer in known}
-        others = sorted(signers - newest.keys())
-        if others:
-            for signer, stored in txn.cursor(self._dbs[SIGNERS]).getmulti(others):
-                newest[signer] = SIGNERS.unseal(signer, stored)
+        newest.update(write.get_many(SIGNERS, sorted(signers - newest.keys())))
         return newest
 
-    def _put_state(self, txn: Any, commit: LedgerCommit) -> None:
+    def _put_state(self, write: Writing, commit: LedgerCommit) -> None:
         height = height_key(commit.block.header.height)
-        seal, db = STATE.seal, self._dbs[STATE]
+        seal = STATE.seal
         rows = [(key, seal(key, height + value)) for key, value in commit.writes if value is not None]
-        if rows:
-            txn.cursor(db).putmulti(rows)
+        write.put_sealed(STATE, rows)
         for key, value in commit.writes:
             if value is None:
-                txn.delete(key, db=db)
+                write.delete(STATE, key)
             if has_history(key):
                 prefix = records.history_prefix(key)
-                version = records.pack_version(self._newest_version(txn, prefix), value)
-                self._put(txn, HISTORY, prefix + height, version)
+                before = write.last_key(HISTORY, prefix, len(height))
+                version = records.pack_version(height_of(before[-8:]) if before else 0, value)
+                write.put(HISTORY, prefix + height, version)
 
-    def _newest_version(self, txn: Any, prefix: bytes) -> int:
-        cursor = txn.cursor(self._dbs[HISTORY])
-        there = cursor.set_range(prefix + b"\xff" * 8)
-        there = cursor.prev() if there else cursor.last()
-        key = cursor.key() if there else b""
-        return height_of(key[len(prefix) :]) if key.startswith(prefix) and len(key) == len(prefix) + 8 else 0
-
-    def _put_certificates(self, txn: Any, certificates: Sequence[BlockCertificate], certified: int) -> None:
+    def _put_certificates(self, write: Writing, certificates: Sequence[BlockCertificate], certified: int) -> None:
         for certificate in certificates:
             key = height_key(certificate.height)
-            if txn.get(key, db=self._dbs[CERTIFICATES]) is None:
-                self._put(txn, CERTIFICATES, key, encode(certificate))
+            if not write.has(CERTIFICATES, key):
+                write.put(CERTIFICATES, key, encode(certificate))
         if certificates:
-            self._put(txn, META, records.META_CERTIFIED, height_key(certified))
-
-    def _put_counts(self, txn: Any) -> None:
-        """Record how many entries each table has: a record that disappears is then missed."""
-        counts = {table.name: txn.stat(self._dbs[table])["entries"] for table in LEDGER_TABLES if table is not META}
-        self._put(txn, META, records.META_COUNTS, encode(counts))
-
-    def _put(self, txn: Any, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
-        txn.put(key, table.seal(key, value), db=self._dbs[table], append=append)
+            write.put(META, records.META_CERTIFIED, height_key(certified))
 
     # Records.
 
@@ -453,40 +385,6 @@ class LmdbLedger:
         header = self.header(height)
         return None if header is None else header_hash(header)
 
-    def _get(self, table: Table, key: bytes) -> bytes | None:
-        try:
-            # Not `with`: its protocol costs as much as the read itself.
-            txn = self._env.begin(db=self._dbs[table])
-            try:
-                stored = txn.get(key)
-            finally:
-                txn.abort()
-        except (lmdb.Error, OSError) as error:
-            raise fault_of(error, self._path) from error
-        return None if stored is None else table.unseal(key, stored)
-
     def _read(self, table: Table, key: bytes, decoder: "msgspec.msgpack.Decoder[T]") -> T | None:
-        value = self._get(table, key)
+        value = self._tables.get(table, key)
         return None if value is None else decoded(table, key, value, decoder)
-
-    def _rows(self, table: Table, prefix: bytes, limit: int | None) -> list[tuple[bytes, bytes]]:
-        rows: list[tuple[bytes, bytes]] = []
-        with disk_faults(self._path), self._env.begin(db=self._dbs[table]) as txn:
-            cursor = txn.cursor()
-            there = cursor.set_range(prefix) if prefix else cursor.first()
-            while there and (limit is None or len(rows) < limit):
-                key = cursor.key()
-                if not key.startswith(prefix):
-                    break
-                rows.append((key, table.unseal(key, cursor.value())))
-                there = cursor.next()
-        return rows
-
-    def _meta(self, name: bytes) -> bytes | None:
-        return self._get(META, name)
-
-    def _required_meta(self, txn: Any, name: bytes) -> bytes:
-        stored = txn.get(name, db=self._dbs[META])
-        if stored is None:
-            raise DamagedRecordError(META.name, name, "the record is missing")
-        return META.unseal(name, stored)

@@ -7,14 +7,16 @@ node must never vote again under this key (protocol 6.3).
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from bcami.errors import EnvironmentFault
 from bcami.ledger import records
-from bcami.ledger.environment import DATA_FILE, MAP_BYTES, MappedFile, WriterLock, disk_faults, open_environment
+from bcami.ledger.environment import DATA_FILE, MAP_BYTES
 from bcami.ledger.position import PositionMark
 from bcami.ledger.records import META, PROMISES, DamagedRecordError
+from bcami.ledger.tables import Tables, counts_of
 
+_TABLES: Final = (META, PROMISES)
 RELEASE_WRITES: Final = 1024
 _AMNESIA: Final = (
     "rebuild the node's ledger if need be, and let it return under a new key: this key must never vote again"
@@ -32,25 +34,13 @@ class LmdbPromises:
         """
         if (path / DATA_FILE).exists():
             raise EnvironmentFault("there is a promise store already", where=str(path), do="do not make the key again")
-        with disk_faults(path):
-            path.mkdir(parents=True, exist_ok=True)
-            lock = WriterLock(path)
-            try:
-                env = open_environment(path, 2, write=True, map_bytes=map_bytes)
-                try:
-                    meta = env.open_db(META.name.encode())
-                    env.open_db(PROMISES.name.encode())
-                    with env.begin(write=True, db=meta) as txn:
-                        for name, value in (
-                            (records.META_FORMAT, records.PROMISES_FORMAT),
-                            (records.META_OWNER, owner),
-                            (records.META_COUNTS, records.height_key(0)),
-                        ):
-                            txn.put(name, META.seal(name, value))
-                finally:
-                    env.close()
-            finally:
-                lock.release()
+        tables = Tables(path, _TABLES, write=True, create=True, map_bytes=map_bytes)
+        try:
+            with tables.writing() as write:
+                write.put(META, records.META_FORMAT, records.PROMISES_FORMAT)
+                write.put(META, records.META_OWNER, owner)
+        finally:
+            tables.close()
 
     def __init__(
         self, path: Path, owner: bytes, *, map_bytes: int = MAP_BYTES, mark: PositionMark | None = None
@@ -67,78 +57,49 @@ class LmdbPromises:
                 likely="it was deleted, or the key was copied without it",
                 do=_AMNESIA,
             )
-        self._path = path
-        self._fault: EnvironmentFault | None = None
-        with disk_faults(path):
-            self._lock: WriterLock | None = WriterLock(path)
-        try:
-            self._env = open_environment(path, 2, write=True, map_bytes=map_bytes)
-            try:
-                self._open_tables(owner, mark)
-            except BaseException:
-                self._env.close()
-                raise
-        except BaseException:
-            self._lock.release()
-            raise
-        self._mapped = MappedFile(path)
+        self._tables = Tables(path, _TABLES, write=True, create=False, map_bytes=map_bytes)
         self._writes = 0
+        try:
+            self._check(owner, mark)
+        except DamagedRecordError as error:
+            self._tables.close()
+            raise damaged_promises(path, error.reason) from None
+        except BaseException:
+            self._tables.close()
+            raise
 
-    def _open_tables(self, owner: bytes, mark: PositionMark | None) -> None:
-        with disk_faults(self._path):
-            self._meta = self._env.open_db(META.name.encode(), create=False)
-            self._db = self._env.open_db(PROMISES.name.encode(), create=False)
-            with self._env.begin() as txn:
-                values = {name: self._meta_value(txn, name) for name in (records.META_FORMAT, records.META_OWNER)}
-                count = records.height_of(self._meta_value(txn, records.META_COUNTS))
-        if values[records.META_FORMAT] != records.PROMISES_FORMAT:
-            raise EnvironmentFault("this is not a promise store of this version of bcami", where=str(self._path))
-        if values[records.META_OWNER] != owner:
+    def _check(self, owner: bytes, mark: PositionMark | None) -> None:
+        found_format, found_owner, counts = self._tables.meta(
+            records.META_FORMAT, records.META_OWNER, records.META_COUNTS
+        )
+        where = str(self._tables.path)
+        if found_format != records.PROMISES_FORMAT:
+            raise EnvironmentFault("this is not a promise store of this version of bcami", where=where)
+        if found_owner != owner:
             raise EnvironmentFault(
                 "the promise store was made with another key",
-                where=str(self._path),
+                where=where,
                 likely="folders of two nodes were mixed",
                 do="give each node the folder that was made with its key",
             )
-        found = 0
-        try:
-            for _ in self.items():
-                found += 1
-                if mark is not None:
-                    mark.at(PROMISES, 0)
-        except DamagedRecordError as error:
-            raise damaged_promises(self._path, error.reason) from None
-        if found != count:
-            raise damaged_promises(self._path, f"{found} records, {count} were written")
-
-    def _meta_value(self, txn: Any, name: bytes) -> bytes:
-        stored = txn.get(name, db=self._meta)
-        if stored is None:
-            raise damaged_promises(self._path, f"the record {name.decode()!r} is missing")
-        try:
-            return META.unseal(name, stored)
-        except DamagedRecordError as error:
-            raise damaged_promises(self._path, error.reason) from None
+        found, expected = 0, counts_of(counts).get(PROMISES.name, 0)
+        for _ in self.items():
+            found += 1
+            if mark is not None:
+                mark.at(PROMISES, 0)
+        if found != expected:
+            raise damaged_promises(self._tables.path, f"{found} records, {expected} were written")
 
     def apply(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes] = ()) -> None:
         """Make a group of puts, then deletes, durable in one write."""
-        if self._fault is not None:
-            raise self._fault
-        rows = [(key, PROMISES.seal(key, value)) for key, value in puts]
-        try:
-            with disk_faults(self._path), self._env.begin(write=True, db=self._db) as txn:
-                for key, stored in rows:
-                    txn.put(key, stored)
-                for key in deletes:
-                    txn.delete(key)
-                count = records.height_key(txn.stat(self._db)["entries"])
-                txn.put(records.META_COUNTS, META.seal(records.META_COUNTS, count), db=self._meta)
-        except EnvironmentFault as fault:
-            self._fault = fault
-            raise
+        with self._tables.writing() as write:
+            for key, value in puts:
+                write.put(PROMISES, key, value)
+            for key in deletes:
+                write.delete(PROMISES, key)
         self._writes += 1
         if self._writes % RELEASE_WRITES == 0:
-            self._mapped.release()
+            self._tables.release_pages()
 
     def put(self, key: bytes, value: bytes) -> None:
         self.apply([(key, value)])
@@ -147,35 +108,17 @@ class LmdbPromises:
         self.apply([], [key])
 
     def get(self, key: bytes) -> bytes | None:
-        with disk_faults(self._path), self._env.begin(db=self._db) as txn:
-            stored = txn.get(key)
-        return None if stored is None else PROMISES.unseal(key, stored)
+        return self._tables.get(PROMISES, key)
 
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Yield the records below a prefix in key order, as of now; one record is held at a time."""
-        last: bytes | None = None
-        with disk_faults(self._path), self._env.begin(db=self._db) as txn:
-            cursor = txn.cursor()
-            there = cursor.set_range(prefix) if prefix else cursor.first()
-            while there:
-                key = cursor.key()
-                if not key.startswith(prefix):
-                    return
-                if last is not None and key <= last:
-                    raise DamagedRecordError(PROMISES.name, key, "keys are out of order")
-                last = key
-                yield key, PROMISES.unseal(key, cursor.value())
-                there = cursor.next()
+        return self._tables.rows(PROMISES, prefix)
 
     def __len__(self) -> int:
-        with disk_faults(self._path), self._env.begin() as txn:
-            return int(txn.stat(self._db)["entries"])
+        return int(self._tables.stats()[PROMISES.name]["entries"])
 
     def close(self) -> None:
-        self._env.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._tables.close()
 
     def __enter__(self) -> Self:
         return self

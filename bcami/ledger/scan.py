@@ -7,8 +7,6 @@ lookups although all leaves are fine), and as many records as were written.
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from bcami.ledger import records
 from bcami.ledger.index import folded_heights, slice_of
 from bcami.ledger.records import (
@@ -32,6 +30,7 @@ from bcami.ledger.repair import find_original
 from bcami.ledger.report import AuditError
 from bcami.ledger.snapshot import Snapshot
 from bcami.ledger.store import has_history
+from bcami.ledger.tables import counts_of
 
 _BY_HEIGHT: Final = (HEADERS, BLOCKS, LINKS)
 """Tables with exactly one record for each block."""
@@ -68,9 +67,9 @@ class Scan:
 
     def _counts(self) -> dict[str, int]:
         try:
-            return msgspec.msgpack.decode(self._snapshot.meta(records.META_COUNTS), type=dict[str, int])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise AuditError(META.name, self._snapshot.last_block, f"the counts are no counts: {error}") from None
+            return counts_of(self._snapshot.meta(records.META_COUNTS))
+        except DamagedRecordError as error:
+            raise AuditError(META.name, self._snapshot.last_block, error.reason) from None
 
     def _scan(self, table: Table, expected: int) -> None:
         snapshot, mark = self._snapshot, self._snapshot.mark

@@ -9,7 +9,7 @@ import msgspec
 
 from bcami.errors import EnvironmentFault
 from bcami.ledger import records
-from bcami.ledger.environment import MappedFile, open_environment
+from bcami.ledger.environment import DAMAGE, MappedFile, open_environment
 from bcami.ledger.position import PositionMark
 from bcami.ledger.records import (
     BATCH_DECODER,
@@ -136,6 +136,6 @@ def _open(path: Path) -> Any:
     try:
         return open_environment(path, len(LEDGER_TABLES), write=False)
     except EnvironmentFault as fault:
-        if isinstance(fault.__cause__, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError):
+        if isinstance(fault.__cause__, DAMAGE):
             raise AuditError(META.name, None, f"the file is no store: {fault.__cause__}") from None
         raise
