@@ -168,7 +168,7 @@ class Fleet:
         """
         roster = Roster.from_genesis(genesis)
         outbox = Outbox(home / "fleet", roster.chain)
-        clients = [NodeClient(url, transport=transport) for url in nodes]
+        clients = [NodeClient(url, chain=roster.chain, transport=transport) for url in nodes]
         fleet = cls(outbox, roster, clients, network_key, home, limits=limits, seed=seed)
         try:
             fleet._resume()

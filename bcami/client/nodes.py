@@ -16,6 +16,7 @@ import msgspec
 from bcami.codec import Codec, encode
 from bcami.errors import MalformedError
 from bcami.model.api import (
+    CHAIN_HEADER,
     PROOF_CODEC,
     QUERY_CODEC,
     RELEASE_CODEC,
@@ -67,13 +68,18 @@ class NodeUnavailable(Exception):
 class NodeClient:
     """One node's gateway."""
 
-    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        """`transport` replaces the network in tests."""
+    def __init__(
+        self, url: str, *, chain: bytes | None = None, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        """With `chain` each request says which network it means, and a node of another one turns it away.
+
+        `transport` replaces the network in tests.
+        """
         self.url = url
         self._http = httpx.AsyncClient(
             base_url=url,
             transport=transport,
-            headers=_HEADERS,
+            headers=_HEADERS if chain is None else {**_HEADERS, CHAIN_HEADER: chain.hex()},
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=64),
             trust_env=False,
@@ -206,12 +212,23 @@ class NodeClient:
     def _good(self, response: httpx.Response) -> bytes:
         if response.status_code == httpx.codes.OK:
             return response.content
+        what = f"{response.request.method} {response.request.url.path}: HTTP {response.status_code}"
+        if response.status_code == httpx.codes.BAD_REQUEST and self._is_of_another_chain(response):
+            raise NodeUnavailable(self.url, f"{what}: it serves another network than the one that is meant")
         raise NodeUnavailable(
             self.url,
-            f"{response.request.method} {response.request.url.path}: HTTP {response.status_code}",
+            what,
             retry_after_ms=retry_after_ms(response.headers.get("retry-after")),
             refuses=_WHOLE_REQUEST.get(response.status_code),
         )
+
+    @staticmethod
+    def _is_of_another_chain(response: httpx.Response) -> bool:
+        """Such a node says nothing about the transaction: its no must never let one be abandoned."""
+        try:
+            return bool(msgspec.json.decode(response.content).get("reason") == Reason.WRONG_CHAIN)
+        except (msgspec.MsgspecError, AttributeError):
+            return False
 
     def _decode(self, codec: Codec[T], data: bytes) -> T:
         try:

@@ -10,9 +10,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bcami.gateway.service import NodeService
+from bcami.model.api import CHAIN_HEADER
 from bcami.model.reasons import Reason, explain
-
-CHAIN_HEADER: Final = "X-Bcami-Chain"
 
 _STATUS: Final = {
     Reason.MALFORMED: 400,
@@ -61,16 +60,17 @@ def service_of(request: Request) -> NodeService:
 
 def require_chain(
     request: Request,
-    x_bcami_chain: Annotated[
+    chain: Annotated[
         str | None,
         Header(
+            alias=CHAIN_HEADER,
             pattern="^[0-9a-fA-F]{64}$",
             description="Chain id (hex) of the network that the client means; another one is refused as wrong_chain",
         ),
     ] = None,
 ) -> None:
     """Refuse a request that is meant for another network."""
-    check_chain(service_of(request), x_bcami_chain)
+    check_chain(service_of(request), chain)
 
 
 def check_chain(service: NodeService, meant: str | None) -> None:

@@ -14,6 +14,8 @@ from bcami.units import KIB, MIB
 
 SUBMIT_TRANSACTIONS_MAX: Final = 2000
 SUBMIT_BYTES_MAX: Final = 4 * MIB
+CHAIN_HEADER: Final = "x-bcami-chain"
+"""Header in which a client may say, in hex, which chain it means: a node of another one answers `wrong_chain`."""
 
 COMMITTED: Final = "committed"
 """A receipt is there; the reason tells `valid` or why it was rejected."""

@@ -114,7 +114,7 @@ class MdmsProcess:
             strong=self._roster.quorum.strong,
             after_stored=erase,
         )
-        nodes = [NodeClient(node.url) for node in self._network.nodes]
+        nodes = [NodeClient(node.url, chain=self._roster.chain) for node in self._network.nodes]
         courier = Courier(
             nodes,
             ReceiptVerifier(self._roster),
