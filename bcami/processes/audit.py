@@ -19,9 +19,9 @@ from bcami.endorsement.pool import hold
 from bcami.errors import EnvironmentFault
 from bcami.ledger.audit import audit_ledger
 from bcami.ledger.memory import MemoryLedger
+from bcami.ledger.position import POSITION_BYTES, PositionMark
 from bcami.ledger.report import AuditError, AuditHooks, AuditReport, FirstError
 from bcami.ledger.snapshot import Snapshot
-from bcami.ledger.position import POSITION_BYTES, PositionMark
 from bcami.model.block import Header, header_hash
 from bcami.model.chain import ChainBlock, StoredBatch
 from bcami.model.genesis import Genesis
