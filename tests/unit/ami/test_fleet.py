@@ -315,6 +315,34 @@ def test_a_new_period_means_a_new_session(cluster: Cluster, tmp_path: Path) -> N
         assert {SESSION_CODEC.decode(value).period for _, value in outbox.items(SESSIONS)} == {2}
 
 
+def test_what_is_under_way_at_a_renewal_is_sealed_again_and_its_old_form_ignored(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The register block is a barrier (protocol 2.6): the old bytes still travel, and what comes of them is no news."""
+    course = Course(cluster, tmp_path)
+
+    async def work() -> None:
+        async with await open_fleet(cluster, course.home) as fleet:
+            await course.begin(fleet)
+            for faults in cluster.faults:
+                faults.holds_usage = True
+            await course.submit(fleet, 4)
+            cluster.open_period(2)
+            await until(lambda: fleet.statistics.sessions_opened == 6)
+            for faults in cluster.faults:
+                faults.holds_usage = False
+            await fleet.drain()
+            await until(lambda: sum(node.refused for node in fleet.statistics.nodes.values()) >= 12)
+            await fleet.drain()
+            counted = fleet.statistics
+            assert (counted.committed, counted.resealed, fleet.pending) == (12, 12, 0)
+            assert (counted.sessions_opened, dict(counted.refused), dict(counted.rejected)) == (6, {}, {})
+
+    run(work())
+    course.check()
+    assert course.is_clean()
+
+
 def test_a_forged_period_is_not_used(cluster: Cluster, tmp_path: Path) -> None:
     """Every node hands out a key that the MDMS never registered: no meter opens a session to it (protocol 2.5)."""
     other = Cluster(label="forger")

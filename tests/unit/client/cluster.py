@@ -77,6 +77,8 @@ class Faults:
     """Refuses every usage transaction."""
     unknowns: int = 0
     """Says `unknown` so many times, and does nothing."""
+    holds_usage: bool = False
+    """Says `unknown` to usage transactions, and keeps none."""
     claims: Reason | None = None
     """Claims this outcome for everything, without proof."""
     change_share: Callable[[ContributionAnswer], ContributionAnswer] | None = None
@@ -312,11 +314,16 @@ class Cluster:
                 good.append(tx)
             else:
                 refused[tx_id] = reason
-        self.execute(good)
+        held = {
+            transaction_id(tx, self.roster.chain, 0) for tx in good if faults.holds_usage and tx.contract == "usage"
+        }
+        self.execute([tx for tx in good if transaction_id(tx, self.roster.chain, 0) not in held])
         if faults.drops_answers:
             faults.drops_answers -= 1
             raise httpx.ReadError("connection reset", request=request)
-        results = tuple(SubmitResult(i, REFUSED, refused[i], 0, 0, ()) if i in refused else self.result(i) for i in ids)
+        said = {i: SubmitResult(i, REFUSED, reason, 0, 0, ()) for i, reason in refused.items()}
+        said |= {i: SubmitResult(i, UNKNOWN, None, 0, 0, ()) for i in held}
+        results = tuple(said.get(i) or self.result(i) for i in ids)
         heights = sorted({result.height for result in results if result.height})
         return _msgpack(SubmitAnswer(results, tuple(self.blocks[height - 1][0] for height in heights)))
 
