@@ -28,13 +28,15 @@ from bcami.gateway.metrics import NodeMetrics
 from bcami.gateway.release import ReleasePolicy
 from bcami.gateway.retention import WrongAcknowledgement, prunable_height
 from bcami.gateway.service import NodeService
+from bcami.ledger.audit import audit_ledger, check_promises
+from bcami.ledger.environment import DATA_FILE
 from bcami.ledger.lmdb_ledger import LmdbLedger
 from bcami.ledger.lmdb_promises import LmdbPromises
 from bcami.model import events
 from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver, now_ms
 from bcami.node.transport import PeerAddress, Transport
-from bcami.paths import HomePaths
+from bcami.paths import HomePaths, NodePaths
 from bcami.processes.home import load_node_secrets, load_operator_token, open_home
 from bcami.processes.logs import start_logging
 from bcami.processes.watchdog import Watchdog, end_process
@@ -90,6 +92,7 @@ class NodeProcess:
                 likely="files of two homes were mixed",
                 do="restore the node's folder from its own home",
             )
+        self._check_stores(paths, secrets.consensus.public_key)
         promises = LmdbPromises(paths.promises, secrets.consensus.public_key)
         ledger = LmdbLedger(paths.ledger, self._genesis)
         core = NodeCore(
@@ -115,6 +118,22 @@ class NodeProcess:
         driver.transport = self._transport(roster, driver)
         await self._serve(driver, service)
         return self._fatal.exit_code if self._fatal else 0
+
+    def _check_stores(self, paths: NodePaths, owner: bytes) -> None:
+        """Read every record in a child process first: a damaged page gives an error, not a dead node.
+
+        Raises EnvironmentFault that names table, block and reason, and what to do.
+        """
+        kept = check_promises(paths.promises, owner)
+        records = 0
+        if (paths.ledger / DATA_FILE).is_file():
+            report = audit_ledger(paths.ledger, self._genesis, name=self._name, quick=True)
+            records = report.records_checked
+            if not report.ok:
+                fault = report.fault(str(paths.ledger))
+                fault.do = f"bcami verify --node {self._name}, then bcami rebuild {self._name}"
+                raise fault
+        self._log.info("stores checked", promises=kept, ledger_records=records)
 
     def _transport(self, roster: Roster, driver: Driver) -> Transport:
         paths = self._home.node(self._name)
