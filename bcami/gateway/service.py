@@ -129,11 +129,16 @@ class NodeService:
             "state_root": "" if header is None else header.state_root.hex(),
             "block_time_ms": 0 if header is None else header.time_ms,
             "peers_connected": 0 if transport is None else transport.peers_connected,
-            "lag": max(0, self.core.catchup.best_certified - height),
+            "lag": self.lag,
             "pending": self.core.tickets.pending,
             "queued": self.core.queued,
             "halted": self.core.halted,
         }
+
+    @property
+    def lag(self) -> int:
+        """Blocks that f+1 peers have certified and this node has not."""
+        return max(0, self.core.catchup.claimed_by(self.roster.quorum.weak) - self.ledger.height)
 
     @property
     def why_not_ready(self) -> str | None:
@@ -147,9 +152,8 @@ class NodeService:
         strong = self.roster.quorum.strong
         if connected < strong:
             return f"{connected} of {self.roster.quorum.n} nodes are connected, {strong} are needed"
-        lag = self.core.catchup.best_certified - self.ledger.height
-        if lag > self.roster.genesis.parameters.window:
-            return f"{lag} blocks behind"
+        if self.lag > self.roster.genesis.parameters.window:
+            return f"{self.lag} blocks behind"
         return None
 
     @property

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import msgspec
 
 from bcami.bundled import find_bundled
 from bcami.client.nodes import NodeClient
@@ -36,7 +37,7 @@ from bcami.ledger.memory import MemoryLedger, MemoryPromises
 from bcami.model import events
 from bcami.model.api import SUBMIT_ANSWER_CODEC, SubmitAnswer
 from bcami.model.genesis import Parameters, chain_id
-from bcami.model.transaction import Transaction
+from bcami.model.transaction import Transaction, transaction_id
 from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver
 from tests.simulation.cluster import entropy, make_identities
@@ -49,6 +50,24 @@ TOKEN = "operator-token-of-the-tests"
 def form(tx: Transaction) -> dict[str, Any]:
     """Return the JSON form of a transaction."""
     return hexed(tx)
+
+
+def records_of(value: Any, kind: Any) -> Any:
+    """Return the record of a JSON form: what `forms.hexed` did, undone."""
+    info = kind if isinstance(kind, msgspec.inspect.Type) else msgspec.inspect.type_info(kind)
+    match info:
+        case msgspec.inspect.BytesType():
+            return bytes.fromhex(value)
+        case msgspec.inspect.EnumType(cls=cls):
+            return cls(value)
+        case msgspec.inspect.VarTupleType(item_type=item):
+            return tuple(records_of(entry, item) for entry in value)
+        case msgspec.inspect.StructType(cls=cls, fields=fields):
+            return cls(**{field.name: records_of(value[field.name], field.type) for field in fields})
+        case msgspec.inspect.UnionType(types=types):
+            return None if value is None else records_of(value, types[0])
+        case _:
+            return value
 
 
 class Station:
@@ -65,6 +84,8 @@ class Station:
         self.identities = make_identities(members, parameters)
         self.roster = self.identities.roster
         self.chain = chain_id(self.identities.genesis)
+        self.now_ms = time.time_ns() // 1_000_000
+        """When the parties sign: it stands still, so that one signature has one time."""
         self.observations: list[events.Observation] = []
         self.fatal: list[BcamiError] = []
         self.stops = 0
@@ -111,10 +132,6 @@ class Station:
     def core(self) -> NodeCore:
         return self.driver.core
 
-    @property
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
     def _observe(self, observation: events.Observation) -> None:
         self.observations.append(observation)
         self.service.observe(observation)
@@ -152,6 +169,12 @@ class Station:
         """Submit and expect every outcome to be `valid`."""
         answer = await self.submit(*transactions)
         assert [item.reason for item in answer.results] == ["valid"] * len(transactions)
+
+    def id_of(self, tx: Transaction) -> bytes:
+        return transaction_id(tx, self.chain, 0)
+
+    def unregistered(self, name: str) -> SimpleMeter:
+        return SimpleMeter(self, name)
 
     async def open_period(self) -> None:
         await self.commit(self.mdms.register())

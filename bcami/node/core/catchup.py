@@ -41,6 +41,11 @@ class CatchUp:
         """Highest certified height that a connected peer claims."""
         return max((status.certified for status in self._peers.values()), default=0)
 
+    def claimed_by(self, peers: int) -> int:
+        """Return the highest certified height that so many peers claim: with f+1 of them it is no liar's word."""
+        claims = sorted((status.certified for status in self._peers.values()), reverse=True)
+        return claims[peers - 1] if len(claims) >= peers else 0
+
     def ask(self, executed: int, now_ms: int) -> tuple[int, int, int] | None:
         """Return (peer, first, last) of a request that is due, else None; peers take turns, a liar costs one."""
         certified = self.best_certified
