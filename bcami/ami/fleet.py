@@ -20,22 +20,13 @@ from typing import Final, Self
 
 import httpx
 
-from bcami.ami.factory import enrolment_of, make_meter, party_of
+from bcami.ami.factory import enrolment_of
 from bcami.ami.meter import Meter, SealedReport, report_write
-from bcami.ami.outbox import (
-    ABOUT,
-    FACTORY,
-    ISSUANCES,
-    PROGRESS,
-    REPORTS,
-    RESERVED,
-    SESSIONS,
-    WAITING,
-    Outbox,
-    Write,
-)
-from bcami.ami.records import FACTORY_CODEC, REPORT_CODEC, WAITING_CODEC, WaitingRecord
+from bcami.ami.outbox import ABOUT, REPORTS, WAITING, Outbox, Write
+from bcami.ami.pressure import Pressure
+from bcami.ami.records import REPORT_CODEC, WAITING_CODEC, WaitingRecord
 from bcami.ami.registrar import FINAL_REASONS, PeriodSource, Registrar, SessionUnavailable
+from bcami.ami.shelf import MeterShelf
 from bcami.ami.statistics import FleetStatistics
 from bcami.ami.writer import GroupWriter
 from bcami.client.courier import Courier, CourierLimits, Parcel, Settlement
@@ -43,23 +34,18 @@ from bcami.client.nodes import NodeClient
 from bcami.client.receipts import ReceiptVerifier
 from bcami.client.utility import Utility
 from bcami.codec import Codec
-from bcami.crypto.hid import hid as hid_of
 from bcami.crypto.roster import Roster
-from bcami.errors import EnvironmentFault, InputError
+from bcami.errors import EnvironmentFault
 from bcami.model.genesis import Genesis
 from bcami.model.ids import HASH_BYTES
 from bcami.model.reasons import Reason
 from bcami.model.report import READING_BYTES, Reading, decode_report, encode_report
 from bcami.model.signing import u64
 from bcami.model.transaction import TRANSACTION_BYTES_MAX, Transaction
-from bcami.units import HALF_HOUR_S, MIB
+from bcami.units import HALF_HOUR_S
 
 SEAL_GROUP_MAX: Final = 256
 """Reports sealed and stored at a time: about ten milliseconds of work."""
-PENDING_MAX: Final = 8192
-PENDING_BYTES_MAX: Final = 32 * MIB
-"""Reports that were taken and are not settled: what backpressure holds memory to."""
-_REPORT_OVERHEAD_BYTES: Final = 1024
 _YIELD_EVERY: Final = 64
 _SEALINGS_MAX: Final = 4
 """Numbers that one report may use up before it is left for another day."""
@@ -118,33 +104,26 @@ class Fleet:
         self._outbox = outbox
         self._roster = roster
         self._nodes = nodes
-        self._network_key = network_key
         self._home = home
         self._clock_ms = clock_ms
-        self._verifier = ReceiptVerifier(roster)
+        self._pressure = Pressure()
+        self._shelf = MeterShelf(outbox, roster, network_key)
         self._courier = Courier(
             nodes,
-            self._verifier,
+            ReceiptVerifier(roster),
             weak=roster.quorum.weak,
             seed=seed or os.urandom(32),
             limits=limits,
-            on_failure=self._fail,
+            on_failure=self._pressure.fail,
         )
         self._writer = GroupWriter(outbox)
         self._periods = PeriodSource(nodes, roster)
         self._registrar = Registrar(nodes, self._courier, self._writer, self._periods, roster, clock_ms=clock_ms)
-        self._meters: dict[str, Meter] = {}
         self._jobs: deque[_Job] = deque()
+        self._wake = asyncio.Event()
         self._held: dict[Meter, deque[_Job]] = {}
         self._renewing: dict[Meter, asyncio.Task[None]] = {}
-        self._pending = 0
-        self._pending_bytes = 0
-        self._submitted = 0
         self._arrivals = 0
-        self._wake = asyncio.Event()
-        self._changed = asyncio.Event()
-        self._failure: Exception | None = None
-        self._awaited: set[asyncio.Future[None]] = set()
         self.statistics = FleetStatistics(
             nodes=dict(zip((node.url for node in nodes), self._courier.statistics, strict=True))
         )
@@ -188,8 +167,9 @@ class Fleet:
     async def close(self) -> None:
         """Stop; what is not settled stays in the store."""
         tasks = [*self._tasks, *self._renewing.values()]
-        for task in (*tasks, *self._awaited):
+        for task in tasks:
             task.cancel()
+        self._pressure.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._courier.close()
         try:
@@ -202,7 +182,7 @@ class Fleet:
     @property
     def pending(self) -> int:
         """Reports that were taken and are neither committed nor stopped."""
-        return self._pending
+        return self._pressure.pending
 
     @property
     def position(self) -> bytes | None:
@@ -216,15 +196,10 @@ class Fleet:
         wanted = list(dict.fromkeys(meter_ids))
         writes: list[Write] = []
         for meter_id in wanted:
-            if self._load(meter_id) is None:
-                factory = make_meter(meter_id, os.urandom(32))
-                meter = Meter.restore(
-                    factory, party_of(factory, self._network_key, self._roster), None, None, None, None
-                )
-                self._meters[meter_id] = meter
-                writes += meter.first_writes(factory)
+            if self._shelf.find(meter_id) is None:
+                writes += self._shelf.make(meter_id, os.urandom(32))[1]
         await self._writer.write(writes)
-        meters = [self._meters[meter_id] for meter_id in wanted]
+        meters = [self._shelf.meter(meter_id) for meter_id in wanted]
         missing = [meter for meter in meters if not meter.progress.is_enrolled]
         if not missing:
             return
@@ -239,13 +214,13 @@ class Fleet:
         Raises EnvironmentFault when some get none, saying how many and why.
         """
         period = await self._periods.current()
-        meters = [self._meter(meter_id) for meter_id in dict.fromkeys(meter_ids)]
+        meters = [self._shelf.meter(meter_id) for meter_id in dict.fromkeys(meter_ids)]
         stale = [meter for meter in meters if meter.session is None or meter.session.period != period.number]
         for meter in stale:
             meter.stopped = None
             self._renew(meter)
         await asyncio.gather(*(self._renewing[meter] for meter in stale if meter in self._renewing))
-        self._raise_failure()
+        self._pressure.raise_failure()
         failed = [meter for meter in stale if meter.stopped is not None]
         if failed:
             raise EnvironmentFault(
@@ -270,29 +245,23 @@ class Fleet:
         caller's: once all reports up to it are durable, `Fleet.position` returns it, also after a restart.
         Raises InputError for a meter that was not enrolled here, EnvironmentFault when the store failed.
         """
-        meter = self._meters.get(meter_id) or self._meter(meter_id)
-        job = _Job(meter, encode_report(readings, interval_s), intended_ms)
+        job = _Job(self._shelf.meter(meter_id), encode_report(readings, interval_s), intended_ms)
         job.position = position
-        self._submitted += 1
-        if self._submitted % _YIELD_EVERY == 0:
+        if self.statistics.taken % _YIELD_EVERY == 0:
             await asyncio.sleep(0)
-        while self._pending >= PENDING_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
-            self._raise_failure()
-            await self._next_change()
-        self._raise_failure()
+        await self._pressure.room()
         self.statistics.taken += 1
         self.statistics.readings_taken += len(readings)
-        if durable:
-            job.durable = asyncio.get_running_loop().create_future()
-            self._awaited.add(job.durable)
-            job.durable.add_done_callback(self._awaited.discard)
+        if not durable:
+            self._take(job)
+            return
+        stored = job.durable = self._pressure.promise()
         self._take(job)
-        if job.durable is not None:
-            await job.durable
+        await stored
 
     def holds(self, meter_id: str, start_s: int) -> bool:
         """Tell whether a report whose first reading starts then is in the store: taken, and without a receipt."""
-        meter = self._load(meter_id)
+        meter = self._shelf.find(meter_id)
         if meter is None:
             return False
         hid = meter.party.hid
@@ -302,60 +271,8 @@ class Fleet:
 
     async def drain(self) -> None:
         """Return when every report is committed or stopped, and the store says so."""
-        while self._pending:
-            self._raise_failure()
-            await self._next_change()
-        self._raise_failure()
+        await self._pressure.nothing_pending()
         await self._writer.write(())
-
-    # Meters.
-
-    def _meter(self, meter_id: str) -> Meter:
-        meter = self._meters.get(meter_id) or self._load(meter_id)
-        if meter is None:
-            raise InputError(
-                f"the fleet has no meter {meter_id!r}",
-                where=str(self._home / "fleet"),
-                do="enrol it first (`replay` does it unless told otherwise)",
-            )
-        return meter
-
-    def _load(self, meter_id: str) -> Meter | None:
-        """Return a meter of this fleet, from memory or from its records; None when there is none."""
-        return self._meters.get(meter_id) or self._load_hid(hid_of(self._network_key, meter_id))
-
-    def _load_hid(self, hid: bytes) -> Meter | None:
-        stored = self._outbox.get(FACTORY, hid)
-        if stored is None:
-            return None
-        factory = FACTORY_CODEC.decode(stored)
-        known = self._meters.get(factory.meter_id)
-        if known is not None:
-            return known
-        meter = Meter.restore(
-            factory,
-            party_of(factory, self._network_key, self._roster),
-            self._outbox.get(PROGRESS, hid),
-            self._doubtful(ISSUANCES, hid),
-            self._doubtful(SESSIONS, hid),
-            self._doubtful(RESERVED, hid),
-        )
-        if meter.party.hid != hid:
-            raise InputError(
-                "the HID network key is not the one that this fleet was made with",
-                where=str(self._home),
-                likely="the utility's network key was replaced",
-                do="restore HOME/utility/network.key",
-            )
-        self._meters[factory.meter_id] = meter
-        return meter
-
-    def _doubtful(self, table: bytes, hid: bytes) -> bytes | None:
-        """Return a record, or None when it is damaged: the meter then opens a new session (protocol 3.1)."""
-        try:
-            return self._outbox.get(table, hid)
-        except EnvironmentFault:
-            return None
 
     def _home_of(self, meter: Meter) -> int:
         return int.from_bytes(meter.party.hid[:4], "big") % len(self._nodes)
@@ -363,7 +280,7 @@ class Fleet:
     def _resume(self) -> None:
         """Go on with all that the store holds: sealed reports as they are, the others as jobs."""
         for key, value in self._outbox.items(REPORTS):
-            meter = self._load_hid(key[:HASH_BYTES])
+            meter = self._shelf.find_hid(key[:HASH_BYTES])
             if meter is None:
                 continue
             record = REPORT_CODEC.decode(value)
@@ -371,13 +288,13 @@ class Fleet:
                 int.from_bytes(key[-8:], "big"), record, _TRANSACTION.decode(record.transaction)
             )
             sealed.intended_ms = 0
-            self._count_in(len(record.report))
+            self._pressure.take(len(record.report))
             if meter.is_live(sealed):
                 self._post(sealed)
             else:
                 self._again(sealed)
         for key, value in self._outbox.items(WAITING):
-            meter = self._load_hid(key[:HASH_BYTES])
+            meter = self._shelf.find_hid(key[:HASH_BYTES])
             self._arrivals = max(self._arrivals, int.from_bytes(key[-8:], "big"))
             if meter is not None:
                 job = _Job(meter, WAITING_CODEC.decode(value).report, 0)
@@ -387,7 +304,7 @@ class Fleet:
     # Sealing.
 
     def _take(self, job: _Job) -> None:
-        self._count_in(len(job.report))
+        self._pressure.take(len(job.report))
         self._jobs.append(job)
         self._wake.set()
 
@@ -410,7 +327,7 @@ class Fleet:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            self._fail(error)
+            self._pressure.fail(error)
 
     async def _seal_group(self) -> None:
         """Seal a group of reports, store it in one transaction, then send it."""
@@ -462,7 +379,7 @@ class Fleet:
             record = WaitingRecord(job.report, job.intended_ms)
             writes.append(Write(WAITING, job.waiting_key, WAITING_CODEC.encode(record)))
         if meter.stopped is not None:
-            self._count_out(len(job.report))
+            self._pressure.give_back(len(job.report))
             self.statistics.stopped[meter.stopped] += 1
             return
         self._held.setdefault(meter, deque()).append(job)
@@ -497,7 +414,7 @@ class Fleet:
         reason = settlement.reason
         if settlement.is_final and reason is Reason.VALID:
             self._writer.add(meter.forget(sealed))
-            self._count_out(len(sealed.report))
+            self._pressure.give_back(len(sealed.report))
             self.statistics.committed += 1
             self.statistics.readings_committed += len(sealed.report) // READING_BYTES
             if sealed.intended_ms:
@@ -514,14 +431,14 @@ class Fleet:
             self._again(sealed, sealed.attempts + 1)
         else:
             meter.forget(sealed)
-            self._count_out(len(sealed.report))
+            self._pressure.give_back(len(sealed.report))
             self.statistics.stopped[reason] += 1
 
     def _stop(self, meter: Meter, reason: Reason) -> None:
         """Give up on a meter for this run; all its reports stay in the store."""
         meter.stopped = reason
         for sealed in meter.outstanding.values():
-            self._count_out(len(sealed.report))
+            self._pressure.give_back(len(sealed.report))
             self.statistics.stopped[reason] += 1
         meter.outstanding = {}
         self._release(meter)
@@ -547,7 +464,7 @@ class Fleet:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            self._fail(error)
+            self._pressure.fail(error)
         else:
             del self._renewing[meter]
             self.statistics.sessions_opened += 1
@@ -560,7 +477,7 @@ class Fleet:
         try:
             async with asyncio.timeout(_SETTLE_BEFORE_RENEWAL_S):
                 while meter.outstanding:
-                    await self._next_change()
+                    await self._pressure.next_change()
         except TimeoutError:
             return
 
@@ -568,35 +485,12 @@ class Fleet:
         """Renew sessions of older periods (protocol 2.5): within the grace both work."""
         while True:
             await asyncio.sleep(_PERIOD_CHECK_S)
-            await self._periods.refresh()
+            try:
+                await self._periods.refresh()
+            except Exception as error:
+                self._pressure.fail(error)
+                return
             period = self._periods.newest
-            for meter in list(self._meters.values()):
+            for meter in self._shelf:
                 if period is not None and meter.session is not None and meter.session.period < period.number:
                     self._renew(meter, settle_first=True)
-
-    # Backpressure.
-
-    def _count_in(self, report_bytes: int) -> None:
-        self._pending += 1
-        self._pending_bytes += report_bytes + _REPORT_OVERHEAD_BYTES
-
-    def _count_out(self, report_bytes: int) -> None:
-        self._pending -= 1
-        self._pending_bytes -= report_bytes + _REPORT_OVERHEAD_BYTES
-        self._changed.set()
-
-    async def _next_change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
-
-    def _fail(self, error: Exception) -> None:
-        """Nothing goes on: tell everybody who waits."""
-        self._failure = error
-        self._changed.set()
-        for waiter in list(self._awaited):
-            if not waiter.done():
-                waiter.set_exception(error)
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure

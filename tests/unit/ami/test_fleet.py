@@ -11,6 +11,7 @@ from bcami.ami import fleet as fleet_module
 from bcami.ami import registrar
 from bcami.ami.fleet import Fleet
 from bcami.ami.outbox import FACTORY, ISSUANCES, REPORTS, SESSIONS, WAITING, Outbox, Write
+from bcami.ami.pressure import Pressure
 from bcami.ami.records import FACTORY_CODEC, SESSION_CODEC
 from bcami.client import nodes
 from bcami.client.courier import CourierLimits
@@ -427,7 +428,7 @@ def test_a_narrow_window_and_many_reports(tmp_path: Path) -> None:
 def test_submit_waits_while_too_much_is_pending(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet_module, "PENDING_MAX", 10)
+    monkeypatch.setattr(fleet_module, "Pressure", lambda: Pressure(pending_max=10))
     course = Course(cluster, tmp_path)
 
     async def work() -> None:
