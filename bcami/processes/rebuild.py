@@ -15,7 +15,7 @@ from typing import Any, Final
 from bcami.config import Network
 from bcami.crypto.keys import load_secret
 from bcami.errors import EnvironmentFault, InputError
-from bcami.ledger.lmdb_promises import LmdbPromises
+from bcami.ledger.audit import check_promises
 from bcami.model.quorum import Quorum
 from bcami.paths import HomePaths
 from bcami.processes.home import CONSENSUS_KIND
@@ -57,10 +57,10 @@ def rebuild_node(
 
 
 def _check_promises(home: HomePaths, name: str) -> None:
-    """Opening the store checks every record of it; a node without it must not come back under its key."""
+    """A node that lost promises must not come back under its key, however sound its rebuilt ledger is."""
     paths = home.node(name)
     owner = load_secret(paths.consensus_key, CONSENSUS_KIND).public_key
-    LmdbPromises(paths.promises, owner).close()
+    check_promises(paths.promises, owner)
 
 
 def _highest(home: HomePaths, network: Network, name: str) -> int:

@@ -143,16 +143,16 @@ def test_two_commands_do_not_start_processes_at_once(home: HomePaths) -> None:
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_attached_processes_end_when_their_starter_is_gone(home: HomePaths, signal_number: int) -> None:
     """The starter gets no chance to clean up."""
-    port = free_base_port(1)
+    base = free_base_port(9)
     starter = textwrap.dedent(f"""
         import pathlib, sys
         from bcami.config import default_definition
         from bcami.paths import HomePaths
         from bcami.processes.supervisor import Service, Supervisor
         home = HomePaths(pathlib.Path({str(home.folder)!r}))
-        listed = (Service("node1", "http://127.0.0.1:{port}", home.folder / "node1.pid", home.folder / "node1.log",
-                          ("stand_in", "{port}", "well"), "/readyz"),)
-        up = Supervisor(home, default_definition(4).resolve(), attached=True, listed=listed)
+        listed = (Service("node1", "http://127.0.0.1:{base}", home.folder / "node1.pid", home.folder / "node1.log",
+                          ("stand_in", "{base}", "well"), "/readyz"),)
+        up = Supervisor(home, default_definition(4).resolve({base}), attached=True, listed=listed)
         up.up(lambda item: print("ready", flush=True))
         input()
     """)
