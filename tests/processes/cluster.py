@@ -21,6 +21,8 @@ from bcami.processes.supervisor import services
 
 PROGRAM = [sys.executable, "-P", "-m", "bcami.cli.main"]
 COMMAND_S = 120.0
+SINGLY = ("--readings-per-report", "1")
+"""One reading in each transaction: a replay of the sample then takes seconds, and not one block."""
 
 
 class Cluster:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.processes.cluster import COMMAND_S, Cluster, wait_until
+from tests.processes.cluster import COMMAND_S, SINGLY, Cluster, wait_until
 
 
 def highest(cluster: Cluster) -> int:
@@ -16,7 +16,7 @@ def test_a_node_is_killed_while_a_replay_runs(fresh: Cluster, role: str) -> None
     fresh.run("up", "--detach")
     primary = fresh.primary()
     victim = primary if role == "primary" else next(name for name in fresh.status() if name != primary)
-    with fresh.start("replay", "sample", "--json") as replay:
+    with fresh.start("replay", "sample", *SINGLY, "--json") as replay:
         wait_until(lambda: highest(fresh) >= 5 or replay.poll() is not None, "the replay is under way")
         assert replay.poll() is None, "the replay was over before the kill"
         fresh.kill(victim)
@@ -42,7 +42,7 @@ def test_all_nodes_are_killed_and_the_chain_goes_on(replayed: Cluster) -> None:
     replayed.kill("node1", "node2", "node3", "node4")
     replayed.run("up", "--detach")
     replayed.wait_level()
-    told = replayed.json("replay", "sample", "--meters", "3")
+    told = replayed.json("replay", "sample", *SINGLY, "--meters", "3")
     assert told["transactions_committed"] == told["readings_sent"] > 0
     replayed.wait_level()
     after = next(iter(replayed.status().values()))
@@ -57,11 +57,11 @@ def test_all_nodes_are_killed_and_the_chain_goes_on(replayed: Cluster) -> None:
 
 def test_an_interrupted_replay_is_taken_up_again(fresh: Cluster) -> None:
     fresh.run("up", "--detach")
-    with fresh.start("replay", "sample") as replay:
+    with fresh.start("replay", "sample", *SINGLY) as replay:
         wait_until(lambda: highest(fresh) >= 5 or replay.poll() is not None, "the replay is under way")
         replay.kill()
         replay.communicate(timeout=60)
-    told = fresh.json("replay", "sample", "--resume")
+    told = fresh.json("replay", "sample", *SINGLY, "--resume")
     assert (
         told["readings_resumed"] + told["readings_sent"] + sum(told["readings_skipped"].values())
         == told["readings_read"]
