@@ -14,8 +14,8 @@ from bcami.mdms.records import START_S_MAX
 from bcami.mdms.store import Gap, MeterSummary, ProfileSlot
 from bcami.mdms.vee import CONTEXT_S, DAY_S, Flag, FlagColumn, compute_flags
 
-CHUNK_READINGS: Final = 1_000_000
-"""Readings sorted and held at once while many are passed on: about 60 MB."""
+CHUNK_READINGS: Final = 500_000
+"""Readings sorted and held at once while many are passed on."""
 CHUNK_METERS: Final = 2_000
 _HID_HEX: Final = 64
 
@@ -94,14 +94,8 @@ class DuckDbQueries:
         found: list[Gap] = []
         with self._snapshot() as connection:
             labels = _labels(connection)
-            numbers = sorted(labels) if meter is None else [meter]
-            for place in range(0, len(numbers), CHUNK_METERS):
-                values = {
-                    "meters": numbers[place : place + CHUNK_METERS],
-                    "low": from_s,
-                    "high": to_s - 1,
-                    "rows": limit - len(found),
-                }
+            for chunk in _chunks(connection, sorted(labels) if meter is None else [meter]):
+                values = {"meters": chunk, "low": from_s, "high": to_s - 1, "rows": limit - len(found)}
                 for number, stop_s, start_s, interval_s in connection.execute(_GAPS, values).fetchall():
                     found.append(Gap(labels[number], stop_s, start_s, (start_s - stop_s) // interval_s))
                 if len(found) >= limit:

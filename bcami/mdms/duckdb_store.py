@@ -17,6 +17,7 @@ from bcami.errors import EnvironmentFault, InputError
 from bcami.mdms import columns, schema
 from bcami.mdms.columns import reading_table, table_of
 from bcami.mdms.mirror import NO_ACKNOWLEDGEMENT, Mirror
+from bcami.mdms.presence import CHUNK_BYTES, CHUNK_SLOT_BITS, FINE_FIRST, Presence
 from bcami.mdms.records import (
     AcknowledgementRow,
     BackupRow,
@@ -30,11 +31,16 @@ from bcami.mdms.records import (
 )
 from bcami.mdms.store import Counts
 
-MEMORY_LIMIT: Final = "256MB"
+MEMORY_LIMIT: Final = "128MB"
 """Of DuckDB's own buffers; larger work spills to files beside the store."""
 CHECKPOINT_THRESHOLD: Final = "32MB"
-_REBUILD_ROWS: Final = 500_000
-"""Readings taken into memory at once while what is present is rebuilt."""
+_PRESENCE: Final = """
+select meter::BIGINT as meter, slot >> 12 as chunk, bitstring_agg((slot & 4095)::INTEGER, 0, 4095)::BLOB as bits
+from (select meter, case when start_s % 1800 = 0 then start_s // 1800 else 4194304 + start_s // 60 end as slot
+      from readings) group by all
+"""
+"""The bits of `bcami.mdms.presence`, chunk by chunk."""
+assert (CHUNK_SLOT_BITS, FINE_FIRST) == (12, 4194304)
 
 
 class DuckDbStore:
@@ -65,10 +71,6 @@ class DuckDbStore:
     @property
     def acknowledged_height(self) -> int:
         return self._mirror.acknowledged.acknowledged_height
-
-    @property
-    def acknowledged_sequence(self) -> tuple[int, int]:
-        return self._mirror.acknowledged.period, self._mirror.acknowledged.sequence
 
     def meter_number(self, hid: bytes) -> int | None:
         return self._mirror.meters.get(hid)
@@ -152,14 +154,21 @@ class DuckDbStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Make what the block does durable as a whole, or undo it."""
-        self._connection.execute("begin transaction")
+        """Make what the block does durable as a whole, or undo it. Raises EnvironmentFault when the disk refuses."""
         try:
+            self._connection.execute("begin transaction")
             yield
             self._connection.execute("commit")
-        except BaseException:
+        except BaseException as error:
             with suppress(duckdb.Error):  # a failed commit has rolled back by itself
                 self._connection.execute("rollback")
+            if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+                raise EnvironmentFault(
+                    "the store cannot be written",
+                    where=str(self.path),
+                    likely=str(error).splitlines()[0],
+                    do="make room on the disk and start the MDMS again: it goes on where it stands",
+                ) from None
             raise
 
     @contextmanager
@@ -277,10 +286,25 @@ def _rebuild(connection: duckdb.DuckDBPyConnection) -> Mirror:
     mirror.unreadable = _one(connection, "select count(*) from unreadable")[0]
     equal, total = _one(connection, "select count(*) filter (equal), count(*) from repeats")
     mirror.repeated_equal, mirror.repeated_different = equal, total - equal
-    present = connection.sql("select meter::BIGINT, start_s from readings")
-    for batch in present.to_arrow_reader(_REBUILD_ROWS):
-        mirror.presence.add(batch.column(0).to_numpy(), batch.column(1).to_numpy())
+    _rebuild_presence(connection, mirror.presence)
     return mirror
+
+
+def _rebuild_presence(connection: duckdb.DuckDBPyConnection, presence: Presence) -> None:
+    """Fill the bits from the readings. Raises EnvironmentFault when an interval is stored twice."""
+    relation = connection.sql(_PRESENCE)
+    assert relation is not None
+    table = relation.to_arrow_table()
+    if table.num_rows:
+        bits = np.frombuffer(b"".join(table.column("bits").to_pylist()), np.uint8).reshape(-1, CHUNK_BYTES).copy()
+        presence.restore(table.column("meter").to_numpy(), table.column("chunk").to_numpy(), bits)
+    stored = _one(connection, "select count(*) from readings")[0]
+    if stored != presence.count:
+        raise EnvironmentFault(
+            f"the store holds {stored - presence.count} intervals twice",
+            likely="it was changed by another program or is damaged",
+            do="restore the newest backup",
+        )
 
 
 def _one(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:

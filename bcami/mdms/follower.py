@@ -68,6 +68,9 @@ class Follower:
         if height != intake.cursor.height + 1:
             return OfferRefused(height, Reason.BEHIND, f"expected height {intake.cursor.height + 1}")
         reason = verify_bundle(bundle, self._roster, intake.cursor.header_hash)
+        if reason is Reason.BAD_PROOF and bundle.block.header.previous != intake.cursor.header_hash:
+            # Checked after the certificate, which therefore holds.
+            return OfferRefused(height, reason, "certified on another parent: more than f nodes are faulty")
         if reason is not None:
             return OfferRefused(height, reason, "the block does not verify")
         try:

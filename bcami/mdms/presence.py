@@ -16,16 +16,16 @@ import numpy.typing as npt
 from bcami.mdms.records import MINUTE_S, START_S_MAX, Int64Column
 from bcami.units import HALF_HOUR_S
 
-_FINE_FIRST: Final = 1 << 22
+FINE_FIRST: Final = 1 << 22
 """First slot of starts off the half-hour grid; above every half-hour slot."""
 _SLOT_BITS: Final = 27
-_CHUNK_SLOT_BITS: Final = 12
-"""4096 slots, 512 bytes: 85 days of half-hours."""
-_CHUNK_BYTES: Final = (1 << _CHUNK_SLOT_BITS) // 8
+CHUNK_SLOT_BITS: Final = 12
+"""4096 slots, 512 bytes: 85 days of half-hours. The first slot is the highest bit of the first byte."""
+CHUNK_BYTES: Final = (1 << CHUNK_SLOT_BITS) // 8
 _ROWS_FIRST: Final = 256
 
-assert START_S_MAX // HALF_HOUR_S < _FINE_FIRST
-assert _FINE_FIRST + START_S_MAX // MINUTE_S < 1 << _SLOT_BITS
+assert START_S_MAX // HALF_HOUR_S < FINE_FIRST
+assert FINE_FIRST + START_S_MAX // MINUTE_S < 1 << _SLOT_BITS
 
 
 class Presence:
@@ -33,7 +33,7 @@ class Presence:
 
     def __init__(self) -> None:
         self._rows: dict[int, int] = {}
-        self._bits: npt.NDArray[np.uint8] = np.zeros((_ROWS_FIRST, _CHUNK_BYTES), np.uint8)
+        self._bits: npt.NDArray[np.uint8] = np.zeros((_ROWS_FIRST, CHUNK_BYTES), np.uint8)
         self.count = 0
 
     @property
@@ -44,7 +44,7 @@ class Presence:
         """Return for each pair whether it is absent here and did not occur earlier in these columns."""
         first = np.zeros(len(meter), np.bool_)
         keys, places = np.unique(_keys(meter, start_s), return_index=True)
-        rows = self._find(keys >> _CHUNK_SLOT_BITS)
+        rows = self._find(keys >> CHUNK_SLOT_BITS)
         byte, bit = _position(keys)
         present = (self._bits[rows, byte] & bit) != 0
         first[places] = ~(present & (rows >= 0))
@@ -53,11 +53,19 @@ class Presence:
     def add(self, meter: Int64Column, start_s: Int64Column) -> None:
         """Add pairs of which none is here and no two are equal."""
         keys = _keys(meter, start_s)
-        chunks = keys >> _CHUNK_SLOT_BITS
+        chunks = keys >> CHUNK_SLOT_BITS
         self._make(chunks)
         byte, bit = _position(keys)
         np.bitwise_or.at(self._bits, (self._find(chunks), byte), bit)
         self.count += len(keys)
+
+    def restore(self, meter: Int64Column, chunk: Int64Column, bits: npt.NDArray[np.uint8]) -> None:
+        """Take up whole chunks into an empty set: one row of `bits` for each (meter, chunk), no two equal."""
+        assert not self._rows
+        keys = (meter << (_SLOT_BITS - CHUNK_SLOT_BITS)) | chunk
+        self._rows = {key: row for row, key in enumerate(keys.tolist())}
+        self._bits = bits
+        self.count = int(np.bitwise_count(bits).sum())
 
     def _find(self, chunks: Int64Column) -> Int64Column:
         """Return the row of each chunk, -1 where there is none."""
@@ -70,16 +78,16 @@ class Presence:
         for chunk in np.unique(chunks).tolist():
             self._rows.setdefault(chunk, len(self._rows))
         if len(self._rows) > len(self._bits):
-            grown = np.zeros((len(self._rows) * 5 // 4 + _ROWS_FIRST, _CHUNK_BYTES), np.uint8)
+            grown = np.zeros((len(self._rows) * 5 // 4 + _ROWS_FIRST, CHUNK_BYTES), np.uint8)
             grown[: len(self._bits)] = self._bits
             self._bits = grown
 
 
 def _keys(meter: Int64Column, start_s: Int64Column) -> Int64Column:
-    slots = np.where(start_s % HALF_HOUR_S == 0, start_s // HALF_HOUR_S, _FINE_FIRST + start_s // MINUTE_S)
+    slots = np.where(start_s % HALF_HOUR_S == 0, start_s // HALF_HOUR_S, FINE_FIRST + start_s // MINUTE_S)
     return (meter << _SLOT_BITS) | slots
 
 
 def _position(keys: Int64Column) -> tuple[Int64Column, npt.NDArray[np.uint8]]:
-    within = keys & ((1 << _CHUNK_SLOT_BITS) - 1)
-    return within >> 3, np.left_shift(1, within & 7).astype(np.uint8)
+    within = keys & ((1 << CHUNK_SLOT_BITS) - 1)
+    return within >> 3, np.right_shift(0x80, within & 7).astype(np.uint8)

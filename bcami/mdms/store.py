@@ -76,10 +76,6 @@ class MdmsStore(Protocol):
     def acknowledged_height(self) -> int:
         """Highest height acknowledged by a transaction seen as valid in a stored block."""
 
-    @property
-    def acknowledged_sequence(self) -> tuple[int, int]:
-        """(period, sequence) of the newest acknowledgement stored; (0, 0) without one."""
-
     def meter_number(self, hid: bytes) -> int | None:
         """Return the number under which an enrolled identity's readings are stored."""
 

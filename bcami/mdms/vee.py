@@ -90,18 +90,34 @@ def _spikes(meter: Int64Column, start_s: Int64Column, energy: Int64Column) -> np
     spikes = np.zeros(len(meter), np.bool_)
     if not enough.any():
         return spikes
-    order = np.lexsort((-np.maximum(energy, -(2**62)), group))
-    firsts = np.concatenate(([0], np.cumsum(sizes)[:-1]))[enough]
-    highest, third = energy[order[firsts]], energy[order[firsts + 2]]
+    firsts = np.flatnonzero(opens)
+    highest, _, third = _three_highest(energy, group, firsts)
     broken = _breaks(highest, third)
-    limit = np.full(len(sizes), np.iinfo(np.int64).max)
-    limit[np.flatnonzero(enough)[broken]] = third[broken]
+    limit = np.where(enough & broken, third, np.iinfo(np.int64).max)
     above: npt.NDArray[np.bool_] = energy > limit[group]
     return above
 
 
+def _three_highest(energy: Int64Column, group: Int64Column, firsts: Int64Column) -> list[Int64Column]:
+    """Return the highest, second and third highest value of each group, equal values counted apart."""
+    left = energy.copy()
+    found = []
+    for _ in range(3):
+        highest = np.maximum.reduceat(left, firsts)
+        found.append(highest)
+        places = np.flatnonzero(left == highest[group])
+        owners = group[places]
+        is_first = np.ones(len(places), np.bool_)
+        is_first[1:] = owners[1:] != owners[:-1]
+        left[places[is_first]] = np.iinfo(np.int64).min
+    return found
+
+
 def _breaks(highest: Int64Column, third: Int64Column) -> npt.NDArray[np.bool_]:
     """Return where 10·highest > 28·third > 0, without overflow for any 64-bit value."""
-    pairs = zip(highest.tolist(), third.tolist(), strict=True)
+    candidates = (third > 0) & (highest // 2 >= third)
+    broken = np.zeros(len(highest), np.bool_)
     ratio = SPIKE_RATIO_TENTHS + 10
-    return np.fromiter((low > 0 and 10 * high > ratio * low for high, low in pairs), np.bool_, len(highest))
+    for place in np.flatnonzero(candidates).tolist():
+        broken[place] = 10 * int(highest[place]) > ratio * int(third[place])
+    return broken

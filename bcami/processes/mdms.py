@@ -257,6 +257,9 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         start_logging(_NAME).error("refused to start", error=str(error), exit_code=4)
         return 4
+    except Exception:
+        start_logging(_NAME).exception("a bug in bcami", exit_code=BcamiError.exit_code)
+        return BcamiError.exit_code
 
 
 def _loop_factory() -> Any:

@@ -4,9 +4,11 @@ import subprocess
 import sys
 import textwrap
 
+import duckdb
 import msgspec
 import pytest
 
+from bcami.errors import EnvironmentFault
 from bcami.mdms.duckdb_store import DuckDbStore
 from bcami.mdms.records import ReportFault
 from bcami.model.block import Outcome
@@ -133,6 +135,7 @@ def test_a_certified_block_on_another_parent_is_refused(world: World) -> None:
     refused = world.follower().follow([fork.bundles[-1]]).refused
     assert refused is not None
     assert refused.reason is Reason.BAD_PROOF
+    assert "more than f nodes" in refused.what
 
 
 def test_reports_that_cannot_be_read_are_recorded_and_block_nothing(world: World) -> None:
@@ -246,6 +249,7 @@ def test_an_error_between_insert_and_cursor_leaves_nothing_behind(world: World) 
 CRASH = """
 import os, sys
 from pathlib import Path
+from bcami.errors import EnvironmentFault
 from bcami.mdms.duckdb_store import DuckDbStore
 from tests.unit.mdms.conftest import World
 from tests.unit.mdms.test_follower import day
@@ -261,6 +265,39 @@ world.follower().follow(world.chain.bundles[:-1])
 world.reopen(Dies)
 world.follower().follow(world.chain.bundles)
 """
+
+
+class StoreOnAFullDisk(DuckDbStore):
+    def _move_cursor(self, after) -> None:
+        raise duckdb.IOException("IO Error: no space left on device")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(world: World) -> None:
+    world.chain.block([world.meter.report(day())])
+    world.reopen(StoreOnAFullDisk)
+    with pytest.raises(EnvironmentFault, match="no space left"):
+        world.follower().follow(world.chain.bundles)
+    assert world.readings() == []
+
+
+def test_an_interval_stored_twice_is_found_at_start(world: World) -> None:
+    world.chain.block([world.meter.report(day())])
+    world.follower().follow(world.chain.bundles)
+    world.rows("insert into readings select * from readings limit 1")
+    with pytest.raises(EnvironmentFault, match="1 intervals twice"):
+        world.reopen()
+    world.folder = world.folder / "new"
+    world.folder.mkdir()
+    world.store = world.open_store()
+
+
+def test_shorter_intervals_and_restart(world: World) -> None:
+    minutes = [Reading(T0 + place * 300, place) for place in range(13)]
+    world.chain.block([world.meter.report(minutes, interval_s=300)])
+    world.follower().follow(world.chain.bundles)
+    world.reopen()
+    world.chain.block([world.meter.report(minutes, interval_s=300), world.meter.report([Reading(T0 + 1800, 6)])])
+    assert world.follower().follow(world.chain.bundles).stored == (0, 14, 0)
 
 
 def test_a_killed_process_leaves_the_store_at_its_cursor(tmp_path) -> None:

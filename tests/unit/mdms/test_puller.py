@@ -169,7 +169,13 @@ def test_http_source_limits_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> No
     def handle(request: httpx.Request) -> httpx.Response:
         assert request.url.path == "/v1/released"
         after = int(request.url.params["after"])
-        return httpx.Response(200 if after < 9 else 503, content=bytes(after * 500))
+        assert request.headers["accept-encoding"] == "identity"
+
+        async def content():
+            for _ in range(after):
+                yield bytes(500)
+
+        return httpx.Response(200 if after < 9 else 503, content=content())
 
     async def run() -> None:
         source = HttpSource("node1", "http://node1", transport=httpx.MockTransport(handle))
