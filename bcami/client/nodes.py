@@ -6,7 +6,10 @@ wait, or ask another.
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -34,6 +37,10 @@ from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.transaction import Transaction
 from bcami.units import KIB
 
+if find_spec("sniffio") is None:
+    # httpcore tries to import it at every request; to be told at once that it is not there saves 0.4 ms each time.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
+
 T = TypeVar("T")
 
 MSGPACK: Final = "application/msgpack"
@@ -44,6 +51,8 @@ _BULK_S: Final = 60.0
 """For answers of many megabytes."""
 _GRACE_S: Final = 2.0
 """What is added to a wait that the node was asked to make itself."""
+_QUICK_REQUESTS_MAX: Final = 8
+"""Requests at a time that a node answers at once: more wait here, cheaply, and not in the connection pool."""
 _WHOLE_REQUEST: Final = {400: Reason.MALFORMED, 413: Reason.OVERSIZED, 422: Reason.MALFORMED}
 
 _GENESIS: Final[Codec[Genesis]] = Codec(Genesis, GENESIS_BYTES_MAX)
@@ -76,6 +85,7 @@ class NodeClient:
         `transport` replaces the network in tests.
         """
         self.url = url
+        self._quick = asyncio.Semaphore(_QUICK_REQUESTS_MAX)
         self._http = httpx.AsyncClient(
             base_url=url,
             transport=transport,
@@ -122,6 +132,7 @@ class NodeClient:
             content=body,
             params={"wait": wait, "timeout_ms": timeout_ms},
             answer_s=timeout_ms / 1000 + _GRACE_S,
+            is_quick=False,
         )
         answer = self._decode(SUBMIT_ANSWER_CODEC, self._good(response))
         if len(answer.results) != len(transactions):
@@ -199,10 +210,12 @@ class NodeClient:
     async def _get(self, path: str, params: dict[str, Any] | None = None, answer_s: float = _ANSWER_S) -> bytes:
         return self._good(await self._request("GET", path, params=params, answer_s=answer_s))
 
-    async def _request(self, method: str, path: str, *, answer_s: float = _ANSWER_S, **options: Any) -> httpx.Response:
+    async def _request(
+        self, method: str, path: str, *, answer_s: float = _ANSWER_S, is_quick: bool = True, **options: Any
+    ) -> httpx.Response:
         """Return the answer, whole, within `answer_s`: a node that lets single bytes drip is silent too."""
         try:
-            async with asyncio.timeout(answer_s):
+            async with asyncio.timeout(answer_s), self._quick if is_quick else nullcontext():
                 return await self._http.request(method, path, **options)
         except TimeoutError:
             raise NodeUnavailable(self.url, f"{method} {path}: no answer within {answer_s:g} s") from None
