@@ -208,10 +208,10 @@ class MdmsProcess:
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         self._server = _Server(config)
-        self._log.info("started", height=store.cursor.height, readings=store.counts.readings)
         gc.collect()
         gc.freeze()
         with _listen(address.host, address.http_port) as listening:
+            self._log.info("started", height=store.cursor.height, readings=store.counts.readings)
             await self._server.serve([listening])
 
 
