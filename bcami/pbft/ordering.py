@@ -356,7 +356,9 @@ class Ordering:
     # What waits.
 
     def is_waiting(self) -> bool:
-        """Tell whether something waits to be ordered, so that the lack of progress is a reason to leave the view."""
+        """Tell whether something waits for the primary, so that the lack of progress is a reason to leave the view."""
+        if self.is_excused():
+            return False
         active = self._views.active
         in_flight = any(
             height > self.decided
@@ -364,15 +366,19 @@ class Ordering:
             and current.pre_prepare is not None
             for height, slot in self.slots.items()
         )
-        return in_flight or (not self.is_window_full() and bool(self.lanes.owed()))
+        return in_flight or bool(self.lanes.owed())
+
+    def is_excused(self) -> bool:
+        """Tell whether the primary is not to blame for what waits here.
+
+        All of the window is decided, and nothing can be proposed before a checkpoint; or others are certified above
+        what is decided here, and it is this replica that is late.
+        """
+        return self.decided >= self._checkpoints.high or self._checkpoints.certified > self.decided
 
     def is_uncertified(self) -> bool:
         """Tell whether a block that stands here has no certificate yet, nor one above it."""
         return self._checkpoints.executed > self._checkpoints.low
-
-    def is_window_full(self) -> bool:
-        """Tell whether all of the window is decided: the primary can do nothing before a checkpoint."""
-        return self.decided >= self._checkpoints.high
 
     def held(self, above: int) -> list[PrePrepare | Vote]:
         """Return the pre-prepares and votes of the active view above a height, own and others', for a peer."""

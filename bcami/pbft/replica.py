@@ -298,7 +298,7 @@ class Replica:
         patience_ms = max(self._statements.roster.genesis.parameters.fairness_ms, self._backoff.delay_ms)
         timers.keep(CERTIFY, not changing and ordering.is_uncertified(), patience_ms)
         if not changing:
-            self._fairness.watch(ordering.lanes.owed(), ordering.is_window_full(), now_ms)
+            self._fairness.watch(ordering.lanes.owed(), ordering.is_excused(), now_ms)
 
 
 @dataclass(slots=True)

@@ -83,7 +83,12 @@ class Chaos:
         self.n = n or draw.choice((4, 4, 4, 7))
         window = draw.choice((1, 2, 4, 16))
         self.cluster = Cluster(
-            self.n, seed, execution_ms=draw.choice((0, 5, 60)), window=window, view_timer_cap_ms=2000
+            self.n,
+            seed,
+            execution_ms=draw.choice((0, 5, 60)),
+            window=window,
+            view_timer_ms=draw.choice((30, 80, 400)),  # the shortest leave views with proposals half prepared
+            view_timer_cap_ms=2000,
         )
         self.cluster.network.delay_ms = draw.choice(((1, 5), (1, 40), (5, 120)))
         self.cluster.network.loss = draw.choice((0.0, 0.0, 0.05, 0.25))

@@ -212,3 +212,14 @@ def test_a_certificate_far_ahead_of_its_lane_is_refused_and_one_executed_ignored
     lab.step(Synced(3, header(3), lab.certificate(3), (5, 0, 0, 0)))
     lab.ready((0, 5))
     assert "view" not in lab.timers
+
+
+def test_a_replica_that_is_late_itself_does_not_blame_the_primary() -> None:
+    """Else each restarted node leaves the view on its own and votes no more until all leave it."""
+    lab = Lab(own=3)
+    lab.ready((0, 1))
+    assert {"view", "fairness/0"} <= set(lab.timers)
+    lab.hear(*lab.checkpoints(2, 0, 1, 2))
+    assert set(lab.timers) == {"catch_up"}
+    lab.step(Synced(2, header(2), lab.certificate(2), (0, 0, 0, 0)))
+    assert {"view", "fairness/0"} <= set(lab.timers)

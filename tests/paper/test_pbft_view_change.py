@@ -299,9 +299,7 @@ FORGERIES: dict[str, Callable[[Lab, NewView], NewView]] = {
     "a view-change not signed": lambda lab, it: with_change(
         lab, it, msgspec.structs.replace(it.view_changes[2], signature=bytes(64))
     ),
-    "a proof left out": lambda lab, it: with_change(
-        lab, it, msgspec.structs.replace(it.view_changes[2], prepared=())
-    ),
+    "a proof left out": lambda lab, it: with_change(lab, it, msgspec.structs.replace(it.view_changes[2], prepared=())),
     "a proposal left out of O": lambda lab, it: resigned(lab, it, pre_prepares=()),
     "a null in place of the prepared": lambda lab, it: resigned(
         lab, it, pre_prepares=(lab.primary(1).pre_prepare(1, 1, NULL_PROPOSAL),)
@@ -354,7 +352,11 @@ PROOFS: dict[str, Callable[[Lab], ViewChange]] = {
         ],
     ),
     "prepares of another view": lambda lab: lab.view_change(
-        2, 5, proofs=[msgspec.structs.replace(lab.proof(lab.pre_prepare(view=4)), prepares=votes(lab, lab.pre_prepare(), 1, 2))]
+        2,
+        5,
+        proofs=[
+            msgspec.structs.replace(lab.proof(lab.pre_prepare(view=4)), prepares=votes(lab, lab.pre_prepare(), 1, 2))
+        ],
     ),
     "a pre-prepare of no primary": lambda lab: lab.view_change(
         2, proofs=[lab.proof(msgspec.structs.replace(lab.of[1].pre_prepare(0, 1, lab.proposal())))]
