@@ -29,6 +29,9 @@ class NodeMetrics:
         self._certified = Gauge("bcami_certified_height", "Certified height", registry=self.registry)
         self._view = Gauge("bcami_view", "Current view", registry=self.registry)
         self._peers = Gauge("bcami_peers_connected", "Peers that this node can send to", registry=self.registry)
+        self._faults = Counter(
+            "bcami_contract_faults", "Transactions whose contract broke; the log says where", registry=self.registry
+        )
         self._halted = Gauge("bcami_halted", "1 when the node stopped ordering", registry=self.registry)
 
     def observe(self, observation: events.Observation) -> None:
@@ -55,6 +58,8 @@ class NodeMetrics:
                 self._syncs.inc()
             case events.Halted():
                 self._halted.set(1)
+            case events.ContractFault():
+                self._faults.inc()
             case events.PeerUp():
                 self._peers.inc()
             case events.PeerDown():

@@ -138,7 +138,7 @@ class NodeService:
     @property
     def lag(self) -> int:
         """Blocks that f+1 peers have certified and this node has not."""
-        return max(0, self.core.catchup.claimed_by(self.roster.quorum.weak) - self.ledger.height)
+        return max(0, self.core.catchup.best_certified - self.ledger.height)
 
     @property
     def why_not_ready(self) -> str | None:

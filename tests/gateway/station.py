@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import time
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +23,7 @@ import msgspec
 from bcami.bundled import find_bundled
 from bcami.client.nodes import NodeClient
 from bcami.codec import encode
-from bcami.contract.package import load_package
+from bcami.contract.package import Package, load_package
 from bcami.contract.runtime import Runtime
 from bcami.errors import BcamiError
 from bcami.gateway.app import create_app
@@ -70,6 +71,11 @@ def records_of(value: Any, kind: Any) -> Any:
             return value
 
 
+@cache
+def chaincode(package_id: bytes) -> Package:
+    return load_package(Path(find_bundled("chaincode")), package_id)
+
+
 class Station:
     def __init__(
         self,
@@ -100,12 +106,11 @@ class Station:
                 LmdbLedger(folder / "ledger", genesis),
                 LmdbPromises(folder / "promises", owner),
             )
-        package = load_package(Path(find_bundled("chaincode")), genesis.chaincode_package)
         core = NodeCore(
             self.roster,
             0,
             self.identities.consensus[0],
-            Runtime(package, genesis),
+            Runtime(chaincode(genesis.chaincode_package), genesis),
             self.ledger,
             list(self.promises.items()),
             self.contribution_secret,
@@ -163,7 +168,14 @@ class Station:
         )
         assert response.status_code == 200, response.text
         assert response.headers["content-type"] == MSGPACK
-        return SUBMIT_ANSWER_CODEC.decode(response.content)
+        answer = SUBMIT_ANSWER_CODEC.decode(response.content)
+        await self.until_certified(max(item.height for item in answer.results))
+        return answer
+
+    async def until_certified(self, height: int) -> None:
+        """Return when the certificate of a height is in the ledger: a receipt may be out a moment earlier."""
+        while self.ledger.certified_height < height:
+            await self.driver.next_block()
 
     async def commit(self, *transactions: Transaction) -> None:
         """Submit and expect every outcome to be `valid`."""
