@@ -63,6 +63,14 @@ class Halted(msgspec.Struct, frozen=True, tag="halted"):
     reason: str
 
 
+class ContractFault(msgspec.Struct, frozen=True, tag="contract_fault"):
+    """A contract broke while it executed a transaction, which was rejected for it; for the contract's author."""
+
+    height: int
+    transaction_id: bytes
+    fault: str
+
+
 class PeerUp(msgspec.Struct, frozen=True, tag="peer_up"):
     peer: int
 
@@ -82,6 +90,7 @@ Observation = (
     | EquivocationSeen
     | SyncProgress
     | Halted
+    | ContractFault
     | PeerUp
     | PeerDown
 )
