@@ -11,6 +11,7 @@ from typing import Final
 
 from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
+from bcami.crypto.verification import are_refusals_well_formed
 from bcami.endorsement.pool import HeldBatch, hold
 from bcami.model.batch import (
     BATCH_BYTES_MAX,
@@ -51,7 +52,8 @@ class OwnBatch:
     held: HeldBatch
     votes: dict[int, CertificateVote] = field(default_factory=dict)
     certificate: BatchCertificate | None = None
-    sent_ms: int = 0
+    sent_ms: int | None = None
+    """None after a restart: it has to go out again."""
 
 
 class Collector:
@@ -69,7 +71,11 @@ class Collector:
     def restore(self, held: HeldBatch) -> None:
         """Take back an own batch that was made durable before a crash: the same bytes go out again."""
         self.own[held.batch.number] = OwnBatch(held)
-        self._next = max(self._next, held.batch.number + 1)
+        self.number_used(held.batch.number)
+
+    def number_used(self, number: int) -> None:
+        """Never give this number or one below it to another batch, even when the ledger has been lost."""
+        self._next = max(self._next, number + 1)
 
     def admit(self, tx: Transaction, tx_id: bytes, size_bytes: int, now_ms: int) -> Reason | None:
         """Queue a checked transaction, or say that the queue is full (in bytes)."""
@@ -87,20 +93,28 @@ class Collector:
         """Return the next batch if one is due; the caller makes it durable before it is sent."""
         if not self._due(now_ms):
             return None
+        limit = min(BATCH_BYTES_MAX, self._quota_left())
         taken: list[Waiting] = []
         size = _ENVELOPE_BYTES
         while self._queue and len(taken) < BATCH_TRANSACTIONS_MAX:
-            if size + self._queue[0].size_bytes > BATCH_BYTES_MAX:
+            if size + self._queue[0].size_bytes > limit and (taken or self.own):
                 break
             item = self._queue.popleft()
             size += item.size_bytes
             self.queue_bytes -= item.size_bytes
             taken.append(item)
+        if not taken:
+            return None
         batch = Batch(self._roster.epoch, self._replica, self._next, anchor, tuple(item.transaction for item in taken))
         held = hold(batch, chain, [item.transaction_id for item in taken])
         self.own[self._next] = OwnBatch(held, sent_ms=now_ms)
         self._next += 1
         return held
+
+    def _quota_left(self) -> int:
+        """Return the bytes that endorsers still keep for this lane: a batch above them would never be endorsed."""
+        used = sum(own.held.size_bytes for own in self.own.values())
+        return self._roster.genesis.parameters.lane_quota_bytes - used
 
     def _due(self, now_ms: int) -> bool:
         if not self._queue or len(self.own) >= IN_FLIGHT_MAX:
@@ -112,8 +126,12 @@ class Collector:
     def vote(self, endorsement: Endorsement) -> Reason | BatchCertificate | None:
         """Count one endorsement of an own batch. Returns the certificate when it just became complete.
 
-        The signature is checked here, against the digest of the batch that this node cut itself.
+        The signature is checked here, against the digest of the batch that this node cut itself. All that verifiers
+        of the certificate will ask of this vote is asked here: one vote that they refuse would spoil the certificate,
+        and the lane would be stuck for ever.
         """
+        if endorsement.epoch != self._roster.epoch:
+            return Reason.WRONG_EPOCH
         own = self.own.get(endorsement.number)
         if own is None:
             return Reason.STALE
@@ -122,8 +140,7 @@ class Collector:
             return Reason.BAD_DIGEST
         if endorsement.replica in own.votes or own.certificate is not None:
             return None
-        indexes = [item.index for item in endorsement.refusals]
-        if indexes != sorted(set(indexes)) or (indexes and indexes[-1] >= endorsement.count):
+        if not are_refusals_well_formed(endorsement.refusals, endorsement.count):
             return Reason.MALFORMED
         digest = endorsement_digest(
             self._roster.chain,
@@ -156,7 +173,7 @@ class Collector:
 
     def overdue(self, now_ms: int, resend_ms: int) -> list[OwnBatch]:
         """Return unexecuted batches last sent long ago; the caller sends them (or their certificate) again."""
-        due = [own for own in self.own.values() if now_ms - own.sent_ms >= resend_ms]
+        due = [own for own in self.own.values() if own.sent_ms is None or now_ms - own.sent_ms >= resend_ms]
         for own in due:
             own.sent_ms = now_ms
         return due

@@ -13,7 +13,7 @@ from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
 from bcami.crypto.verification import verify_block_certificate
 from bcami.endorsement.pool import HeldBatch
-from bcami.model.batch import Endorsement, Refusal, endorsement_digest
+from bcami.model.batch import BATCH_BYTES_MAX, Endorsement, Refusal, endorsement_digest
 from bcami.model.reasons import Reason
 
 LANE_AHEAD_MAX: Final = 16
@@ -25,6 +25,17 @@ class _Taken:
     digest: bytes
     size_bytes: int
     endorsement: Endorsement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A number of a lane that this node had taken and that is over."""
+
+    collector: int
+    number: int
+    digest: bytes
+    """Of the batch that was taken here; another one may have executed under this number."""
+    is_endorsed: bool
 
 
 class Endorser:
@@ -67,6 +78,8 @@ class Endorser:
             return Reason.WRONG_EPOCH
         if batch.collector >= self._roster.quorum.n:
             return Reason.UNKNOWN_REPLICA
+        if held.size_bytes > BATCH_BYTES_MAX:
+            return Reason.OVERSIZED  # a block of such batches would fit into no frame, and nobody could catch up
         last = self._executed[batch.collector]
         if batch.number <= last:
             return Reason.STALE
@@ -123,17 +136,15 @@ class Endorser:
         )
         return taken.endorsement
 
-    def executed(self, lanes: Sequence[int]) -> list[tuple[int, int]]:
-        """Forget what has durably executed; returns the (collector, number) pairs whose promises may be deleted."""
+    def executed(self, lanes: Sequence[int]) -> list[Finished]:
+        """Forget what has durably executed, or can no more; returns what was forgotten."""
         self._executed = list(lanes)
-        done = [key for key in self._taken if key[1] <= lanes[key[0]]]
-        endorsed = []
-        for key in done:
-            taken = self._taken.pop(key)
-            self._lane_bytes[key[0]] -= taken.size_bytes
-            if taken.endorsement is not None:
-                endorsed.append(key)
-        return endorsed
+        finished = []
+        for collector, number in [key for key in self._taken if key[1] <= lanes[key[0]]]:
+            taken = self._taken.pop((collector, number))
+            self._lane_bytes[collector] -= taken.size_bytes
+            finished.append(Finished(collector, number, taken.digest, taken.endorsement is not None))
+        return finished
 
     def lane_bytes(self, collector: int) -> int:
         return self._lane_bytes[collector]

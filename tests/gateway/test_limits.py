@@ -39,7 +39,7 @@ def test_buckets_fill_again_and_stay_few() -> None:
 
 @pytest.mark.parametrize("kind", ["one", "JSON", "msgpack"])
 async def test_a_full_queue_turns_away_and_says_when_to_come_back(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("bcami.node.core.core", "bcami.endorsement.collector"):
+    for module in ("bcami.node.core.submissions", "bcami.endorsement.collector"):
         monkeypatch.setattr(f"{module}.QUEUE_BYTES_MAX", 0)
     async with Station() as station:
         enrol = station.utility.enrol(station.unregistered("a"))

@@ -29,10 +29,14 @@ def committed(tx_id: bytes, reason: Reason, height: int, index: int, path: Itera
 
 
 class Tickets:
-    """Open submissions, and for each pending transaction the places that wait for it."""
+    """Open submissions, the transactions in this node's own lane, and the places that wait for an outcome.
+
+    What is kept for a ticket goes when it is closed, whether its outcomes came or not.
+    """
 
     def __init__(self) -> None:
         self._tickets: dict[int, Ticket] = {}
+        self._pending: set[bytes] = set()
         self._waiting: dict[bytes, list[tuple[int, int]]] = {}
         self._next = 1
 
@@ -43,16 +47,29 @@ class Tickets:
         self._tickets[number] = Ticket([None] * count, count)
         return number
 
-    def is_pending(self, tx_id: bytes) -> bool:
-        return tx_id in self._waiting
-
     @property
     def pending(self) -> int:
+        """Transactions that this node took in and whose outcome is not known yet."""
+        return len(self._pending)
+
+    @property
+    def open_tickets(self) -> int:
+        return len(self._tickets)
+
+    @property
+    def awaited(self) -> int:
+        """Transactions for which somebody waits."""
         return len(self._waiting)
 
+    def is_pending(self, tx_id: bytes) -> bool:
+        return tx_id in self._pending
+
+    def is_awaited(self, tx_id: bytes) -> bool:
+        return tx_id in self._pending or tx_id in self._waiting
+
     def expect(self, tx_id: bytes) -> None:
-        """Mark a transaction as pending, whether or not somebody waits."""
-        self._waiting.setdefault(tx_id, [])
+        """Mark a transaction as taken into the own lane, whether or not somebody waits."""
+        self._pending.add(tx_id)
 
     def wait(self, tx_id: bytes, ticket: int, place: int) -> None:
         self._waiting.setdefault(tx_id, []).append((ticket, place))
@@ -70,6 +87,7 @@ class Tickets:
 
     def resolve(self, tx_id: bytes, result: SubmitResult, block: CertifiedHeader | None = None) -> list[int]:
         """Give a transaction's outcome to all who wait; returns the tickets that are complete with it."""
+        self._pending.discard(tx_id)
         waiting = self._waiting.pop(tx_id, [])
         return [ticket for ticket, place in waiting if self.settle(ticket, place, result, block)]
 
@@ -80,7 +98,16 @@ class Tickets:
     def close(self, ticket: int, ids: Iterable[bytes]) -> tuple[list[SubmitResult], list[CertifiedHeader]]:
         """Return what is known and forget the ticket; what has no result yet is said to be unknown."""
         entry = self._tickets.pop(ticket)
-        results = [
-            unknown(tx_id) if result is None else result for tx_id, result in zip(ids, entry.results, strict=True)
-        ]
+        results = []
+        for tx_id, result in zip(ids, entry.results, strict=True):
+            if result is None:
+                self._leave(tx_id, ticket)
+            results.append(unknown(tx_id) if result is None else result)
         return results, list(entry.blocks.values())
+
+    def _leave(self, tx_id: bytes, ticket: int) -> None:
+        others = [place for place in self._waiting.get(tx_id, ()) if place[0] != ticket]
+        if others:
+            self._waiting[tx_id] = others
+        else:
+            self._waiting.pop(tx_id, None)

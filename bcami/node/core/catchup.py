@@ -1,35 +1,65 @@
-"""Which peer to ask for which blocks. Only the asking is here; blocks are verified and executed by the core."""
+"""Which peer to ask for which blocks. Only the asking is here; blocks are verified and executed by the core.
 
+What a peer claims to have is believed only as far as asking it: one that does not deliver is asked later and later,
+so a liar delays catch-up by a bounded time, and never ends it while one honest peer has the blocks.
+"""
+
+from dataclasses import dataclass
 from typing import Final
 
 from bcami.model.wire import Status
 
 ASK_AGAIN_MS: Final = 1_000
+"""A request to which nothing came for this long goes to another peer."""
+QUIET_MS: Final = 300
+"""A request that was answered in part (an answer is limited in bytes) goes on after this long."""
 BLOCKS_PER_REQUEST: Final = 32
 GAP_AT_ONCE: Final = 4
 """A gap of this many heights is asked for at once; a smaller one only when nothing moved for a while."""
+BARRED_MS_MAX: Final = 30_000
+
+
+@dataclass(slots=True)
+class _Peer:
+    certified: int = 0
+    """Highest certified height that it claims."""
+    first: int = 1
+    last: int = 0
+    """Range of the newest request to it."""
+    failures: int = 0
+    barred_until_ms: int = 0
+
+
+@dataclass(slots=True)
+class _Request:
+    peer: int
+    last: int
+    moved_ms: int
+    has_delivered: bool = False
 
 
 class CatchUp:
     """The gap between what is executed here and what peers have certified."""
 
-    def __init__(self, replica: int) -> None:
-        self._replica = replica
-        self._peers: dict[int, Status] = {}
+    def __init__(self, weak: int) -> None:
+        self._weak = weak
+        self._peers: dict[int, _Peer] = {}
         self._target = 0
-        self._asked_ms = -ASK_AGAIN_MS
+        self._request: _Request | None = None
         self._turn = 0
         self._seen_height = -1
         self._seen_ms = 0
 
     def heard(self, status: Status) -> None:
-        self._peers[status.replica] = status
+        self._peers.setdefault(status.replica, _Peer()).certified = status.certified
 
     def gone(self, peer: int) -> None:
-        self._peers.pop(peer, None)
+        known = self._peers.get(peer)
+        if known is not None:
+            known.certified = 0
 
     def want(self, height: int) -> None:
-        """A certificate for this height exists."""
+        """Say that a verified certificate for this height exists."""
         self._target = max(self._target, height)
 
     @property
@@ -38,32 +68,67 @@ class CatchUp:
 
     @property
     def best_certified(self) -> int:
-        """Highest certified height that a connected peer claims."""
-        return max((status.certified for status in self._peers.values()), default=0)
+        """Highest height that is certified for sure: by a certificate seen here, or as weak connected peers claim."""
+        claims = sorted((peer.certified for peer in self._peers.values()), reverse=True)
+        claimed = claims[self._weak - 1] if len(claims) >= self._weak else 0
+        return max(self._target, claimed)
 
-    def claimed_by(self, peers: int) -> int:
-        """Return the highest certified height that so many peers claim: with f+1 of them it is no liar's word."""
-        claims = sorted((status.certified for status in self._peers.values()), reverse=True)
-        return claims[peers - 1] if len(claims) >= peers else 0
-
-    def ask(self, executed: int, now_ms: int) -> tuple[int, int, int] | None:
-        """Return (peer, first, last) of a request that is due, else None; peers take turns, a liar costs one."""
-        certified = self.best_certified
+    def ask(self, executed: int, elapsed_ms: int) -> tuple[int, int, int] | None:
+        """Return (peer, first, last) of a request that is due, else None."""
         if executed != self._seen_height:
-            self._seen_height, self._seen_ms = executed, now_ms
-        claimed = max(self._target, certified)
-        if claimed <= executed or now_ms - self._asked_ms < ASK_AGAIN_MS:
+            self._seen_height, self._seen_ms = executed, elapsed_ms
+        able = [number for number, peer in sorted(self._peers.items()) if peer.certified > executed]
+        claimed = max([self._target, *(self._peers[number].certified for number in able)])
+        if claimed <= executed or not able or not self._is_due(executed, elapsed_ms):
             return None
-        if claimed - executed < GAP_AT_ONCE and now_ms - self._seen_ms < ASK_AGAIN_MS // 2:
+        if claimed - executed < GAP_AT_ONCE and elapsed_ms - self._seen_ms < ASK_AGAIN_MS // 2:
             return None
-        able = sorted(peer for peer, status in self._peers.items() if status.certified > executed)
-        if not able:
-            return None
-        self._turn += 1
-        self._asked_ms = now_ms
-        return able[self._turn % len(able)], executed + 1, executed + BLOCKS_PER_REQUEST
+        chosen = self._choose(able, elapsed_ms)
+        peer = self._peers[chosen]
+        peer.first, peer.last = executed + 1, executed + BLOCKS_PER_REQUEST
+        self._request = _Request(chosen, peer.last, elapsed_ms)
+        return chosen, peer.first, peer.last
 
-    def answered(self) -> None:
-        """The last block of a request arrived: ask for more at once."""
-        self._asked_ms = -ASK_AGAIN_MS
-        self._seen_ms = -ASK_AGAIN_MS
+    def _is_due(self, executed: int, elapsed_ms: int) -> bool:
+        request = self._request
+        if request is None or executed >= request.last:
+            return True
+        if elapsed_ms - request.moved_ms < (QUIET_MS if request.has_delivered else ASK_AGAIN_MS):
+            return False
+        if not request.has_delivered:
+            self.failed(request.peer, elapsed_ms)
+        return True
+
+    def _choose(self, able: list[int], elapsed_ms: int) -> int:
+        """Take turns among those that are not barred; when all are, the one whose time is over first."""
+        free = [number for number in able if self._peers[number].barred_until_ms <= elapsed_ms]
+        if not free:
+            return min(able, key=lambda number: self._peers[number].barred_until_ms)
+        self._turn += 1
+        return free[self._turn % len(free)]
+
+    def expects(self, peer: int, height: int) -> bool:
+        """Tell whether a block of this height answers the newest request to a peer."""
+        known = self._peers.get(peer)
+        return known is not None and known.first <= height <= known.last
+
+    def delivered(self, peer: int, elapsed_ms: int) -> None:
+        """Take note of a block that was good."""
+        known = self._peers.setdefault(peer, _Peer())
+        known.failures, known.barred_until_ms = 0, 0
+        if self._request is not None and self._request.peer == peer:
+            self._request.moved_ms, self._request.has_delivered = elapsed_ms, True
+
+    def refused(self, peer: int, elapsed_ms: int) -> None:
+        """Take nothing more for the newest request to this peer: it sent something wrong."""
+        known = self._peers.setdefault(peer, _Peer())
+        known.first, known.last = 1, 0
+        self.failed(peer, elapsed_ms)
+
+    def failed(self, peer: int, elapsed_ms: int) -> None:
+        """Ask this peer later and others first; what it sends late is still welcome."""
+        known = self._peers.setdefault(peer, _Peer())
+        known.failures += 1
+        known.barred_until_ms = elapsed_ms + min(ASK_AGAIN_MS << min(known.failures, 8), BARRED_MS_MAX)
+        if self._request is not None and self._request.peer == peer:
+            self._request = None

@@ -1,7 +1,15 @@
-"""`NodeCore`: the composition, and the only way in."""
+"""`NodeCore`: the composition, and the only way in.
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+    dissemination  batches and endorsements        submissions  what clients ask to be taken in
+    execution      proposals into blocks           answers      outcomes, certificates, who waits
+    catchup        blocks that this node lacks     fetching     batches that it lacks
+    gaps           certificates that never came    serving      what peers may ask for
+
+Ordering is `bcami.pbft`. What is decided, by votes or by catch-up, is executed in height order; a block is written,
+then vouched for; its outcomes are answered when its certificate is known.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -9,14 +17,14 @@ from bcami.contract.issuance import answer_contribution
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
-from bcami.crypto.verification import verify_batch_certificate, verify_bundle
-from bcami.endorsement.collector import GATHER_MS, QUEUE_BYTES_MAX
+from bcami.crypto.verification import verify_batch_certificate, verify_block_certificate, verify_bundle
+from bcami.endorsement.collector import GATHER_MS
 from bcami.endorsement.pool import hold
 from bcami.ledger.store import Ledger
 from bcami.model import events
 from bcami.model.api import CertifiedHeader, SubmitResult
-from bcami.model.batch import Batch, BatchCertificate, Endorsement
-from bcami.model.block import BlockCertificate, header_hash
+from bcami.model.batch import BATCH_BYTES_MAX, Batch, BatchCertificate, Endorsement
+from bcami.model.block import BlockCertificate, CheckpointVote, checkpoint_digest, header_hash
 from bcami.model.chain import BlockBundle
 from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepare, Proposal, ViewChange
 from bcami.model.reasons import Reason
@@ -24,10 +32,17 @@ from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.transaction import Transaction, transaction_id
 from bcami.model.wire import FetchBatch, FetchBlocks, PeerMessage, Status
 from bcami.node.core import effects as out
-from bcami.node.core.admission import Tickets, committed, refused, unknown
+from bcami.node.core.admission import Tickets
+from bcami.node.core.answers import Answers
 from bcami.node.core.catchup import CatchUp
-from bcami.node.core.dissemination import ENDORSED_PREFIX, SLICE_TRANSACTIONS, Dissemination
+from bcami.node.core.contributions import ContributionRate
+from bcami.node.core.dissemination import Dissemination
+from bcami.node.core.elapsed import Elapsed
 from bcami.node.core.execution import ExecutedBlock, Executor, MissingBatches
+from bcami.node.core.fetching import FETCH_AGAIN_MS, Fetching
+from bcami.node.core.gaps import Gaps
+from bcami.node.core.serving import Credit, batch_bytes, bundles
+from bcami.node.core.submissions import Submissions
 from bcami.node.core.world import WorldState
 from bcami.pbft import effects as pbft_out
 from bcami.pbft import inputs as pbft_in
@@ -35,10 +50,10 @@ from bcami.pbft.records import Restored
 from bcami.pbft.replica import Replica
 
 STATUS_MS: Final = 500
-BUNDLES_BYTES_MAX: Final = 8 * 1024 * 1024
-"""One answer to a request for blocks stops here; the asker asks again."""
-RETRY_AFTER_MS: Final = 250
-_TRANSACTION_OVERHEAD_BYTES: Final = 320
+WRITES_BEHIND_MAX: Final = 32
+"""Blocks that catch-up executes ahead of the disk."""
+
+ConsensusMessage = PrePrepare | Prepare | Commit | Checkpoint | ViewChange | NewView
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +63,6 @@ class Decision:
     proposal: Proposal
     certificate: BlockCertificate | None
     view: int
-
-
-@dataclass(slots=True)
-class _Admitting:
-    """A submission whose transactions are being checked."""
-
-    ticket: int
-    transactions: Sequence[Transaction]
-    ids: Sequence[bytes]
-    wait: bool
-    size_bytes: int
-    next: int = 0
 
 
 class NodeCore:
@@ -75,87 +78,109 @@ class NodeCore:
         promises: Iterable[tuple[bytes, bytes]],
         contribution_secret: bytes,
     ) -> None:
+        """Raises MalformedError when a promise is damaged: a node that may have forgotten one must not vote."""
         self.roster = roster
         self.replica = replica
         self.ledger = ledger
         self.runtime = runtime
         self.world = WorldState(ledger)
         self.executor = Executor(roster, runtime, self.world, ledger)
-        self.tickets = Tickets()
         self.halted: str | None = None
-        self.catchup = CatchUp(replica)
+        self.catchup = CatchUp(roster.quorum.weak)
         self._signer = signer
         self._contribution_secret = contribution_secret
-        self._out: list[out.Effect] = []
-        self._lanes = Dissemination(roster, replica, signer, self.executor.lanes, self._check)
+        self._contributions = ContributionRate(roster.genesis.parameters.contribution_rate_per_minute)
+        self._elapsed = Elapsed()
+        self._out = out.Outbox()
+        self._lanes = Dissemination(roster, replica, signer, self.executor.lanes, self._check, self._out)
         self._pool = self._lanes.pool
-        self._admitting: deque[_Admitting] = deque()
-        self._admitting_bytes = 0
+        self._answers = Answers(ledger)
+        self._submissions = Submissions(self._answers, self._lanes, self._check, self._out)
+        self._fetching = Fetching(replica)
+        self._gaps = Gaps(roster, replica)
+        self._credit = Credit(roster.quorum.n)
         self._decided: dict[int, Decision] = {}
-        self._blocks: OrderedDict[int, ExecutedBlock] = OrderedDict()
+        self._writing: dict[int, ExecutedBlock] = {}
+        """Blocks on their way to disk."""
         self._certificates: dict[int, BlockCertificate] = {}
-        self._placed: dict[bytes, tuple[int, int]] = {}
+        """Of blocks that are not durable here yet."""
         self._durable = ledger.height
-        self._contributions: dict[bytes, list[int]] = {}
-        votes = self._restore(promises)
-        stable = ledger.certificate(ledger.certified_height) if ledger.certified_height else None
-        self.pbft = Replica(
-            roster,
-            replica,
-            signer,
-            lambda certificate: verify_batch_certificate(certificate, roster),
-            Restored(votes, ledger.certified_height, stable, self.executor.lanes),
+        self.pbft = self._make_replica(self._restore(promises))
+
+    def _restore(self, promises: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Take back the promises of the lanes; returns the vote records, which are ordering's."""
+        votes = []
+        for key, value in promises:
+            if not self._lanes.is_promise(key):
+                votes.append((key, value))
+                continue
+            for tx_id in self._lanes.restore(key, value, self.executor.lanes):
+                self.tickets.expect(tx_id)
+        return votes
+
+    def _make_replica(self, votes: list[tuple[bytes, bytes]]) -> Replica:
+        """Return ordering where the ledger stands; blocks above the last certificate are vouched for again."""
+        ledger, roster = self.ledger, self.roster
+        certified = ledger.certified_height
+        headers = []
+        for height in range(certified + 1, ledger.height + 1):
+            header = ledger.header(height)
+            assert header is not None
+            headers.append((height, header_hash(header)))
+        stable = ledger.certificate(certified) if certified else None
+        restored = Restored(votes, ledger.height, stable, self.executor.lanes, tuple(headers))
+        return Replica(
+            roster, self.replica, self._signer, lambda item: verify_batch_certificate(item, roster), restored
         )
 
     # What happened.
 
     def start(self, now_ms: int) -> list[out.Effect]:
         """Begin, or go on after a restart: own votes are sent again, own batches go out again."""
-        self._ordered(self.pbft.start(now_ms), now_ms)
-        for height in range(self.ledger.certified_height + 1, self.ledger.height + 1):
-            header = self.ledger.header(height)
-            block = self.ledger.block(height)
-            assert header is not None
-            assert block is not None
-            self._ordered(
-                self.pbft.step(pbft_in.Executed(height, header_hash(header), self.executor.lanes), now_ms), now_ms
-            )
-        self._out.append(out.SetTimer("status", STATUS_MS))
+        self._elapsed.advance(now_ms)
+        self._ordered(self.pbft.start(now_ms))
+        self._out.add(out.SetTimer("status", STATUS_MS))
         self._send_status(None)
         self._settle_lanes(now_ms)
-        return self._take()
+        return self._out.take()
 
     def timer(self, name: str, now_ms: int) -> list[out.Effect]:
         """A timer that was set has fired."""
+        elapsed_ms = self._elapsed.advance(now_ms)
         if name == "status":
             self._on_status_timer(now_ms)
+        elif self.halted:
+            return self._out.take()
         elif name == "gather":
             self._cut(now_ms)
         elif name == "patience":
-            self._lanes.out_of_patience(now_ms)
+            self._lanes.out_of_patience(elapsed_ms)
             self._settle_lanes(now_ms)
-        elif not self.halted:
-            self._ordered(self.pbft.step(pbft_in.TimerFired(name.removeprefix("pbft/")), now_ms), now_ms)
-        return self._take()
+        elif name == "fetch":
+            self._fetch_missing()
+        else:
+            self._ordered(self.pbft.step(pbft_in.TimerFired(name.removeprefix("pbft/")), now_ms))
+        return self._out.take()
 
     def connected(self, peer: int) -> list[out.Effect]:
         """A peer is there (again): tell it where this node stands (protocol 6.1)."""
         self._send_status(peer)
-        return self._take()
+        return self._out.take()
 
     def disconnected(self, peer: int) -> list[out.Effect]:
         self.catchup.gone(peer)
-        return self._take()
+        return self._out.take()
 
     def receive(self, peer: int, message: PeerMessage, now_ms: int) -> list[out.Effect]:
-        """One message of an authenticated peer."""
+        """One message of an authenticated peer; nothing that a peer can say makes this raise."""
+        self._elapsed.advance(now_ms)
         match message:
             case PrePrepare() | Prepare() | Commit() | Checkpoint() | ViewChange() | NewView():
                 self._on_consensus(message, now_ms)
             case Batch():
                 self._on_batch(peer, message, now_ms)
             case Endorsement():
-                self._on_endorsement(message, now_ms)
+                self._on_endorsement(peer, message, now_ms)
             case BatchCertificate():
                 self._on_batch_certificate(peer, message, now_ms)
             case Status():
@@ -165,67 +190,63 @@ class NodeCore:
             case FetchBlocks():
                 self._on_fetch_blocks(peer, message)
             case BlockBundle():
-                self._on_bundle(peer, message, now_ms)
+                self._on_bundle(peer, message)
             case _:
                 assert_never(message)
-        return self._take()
+        return self._out.take()
 
     def submit(self, transactions: Sequence[Transaction], wait: bool) -> tuple[int, list[bytes], list[out.Effect]]:
         """Take transactions of a client. Returns (ticket, transaction ids, effects); see `close_ticket`."""
         ids = [self.id_of(tx) for tx in transactions]
-        ticket = self.tickets.open(len(ids))
-        size = sum(len(tx.argument) + _TRANSACTION_OVERHEAD_BYTES for tx in transactions)
-        if self._admitting_bytes + self._lanes.queue_bytes >= QUEUE_BYTES_MAX:
-            for place, tx_id in enumerate(ids):
-                self._refuse(ticket, place, tx_id, Reason.QUEUE_FULL)
-            return ticket, ids, self._take()
-        self._admitting.append(_Admitting(ticket, transactions, ids, wait, size))
-        self._admitting_bytes += size
-        self._out.append(out.MoreWork())
-        return ticket, ids, self._take()
+        ticket = self._submissions.add(transactions, ids, wait)
+        if self._submissions.has_work:
+            self._out.add(out.MoreWork())
+        return ticket, ids, self._out.take()
 
     def work(self, now_ms: int) -> list[out.Effect]:
         """Check one slice of a submission and one of a batch: what costs time is done in small portions."""
-        if self._admitting:
-            self._admit_slice(self._admitting[0], now_ms)
+        elapsed_ms = self._elapsed.advance(now_ms)
+        if self._submissions.has_work:
+            self._submissions.work(now_ms, elapsed_ms, bool(self.halted) or self._is_far_behind)
+            self._cut(now_ms)
         if not self.halted:
             self._lanes.work(now_ms)
             self._settle_lanes(now_ms)
-        if self._admitting or (self._lanes.has_work and not self.halted):
-            self._out.append(out.MoreWork())
-        return self._take()
+        if self._submissions.has_work or (self._lanes.has_work and not self.halted):
+            self._out.add(out.MoreWork())
+        return self._out.take()
 
     def block_durable(self, height: int, now_ms: int) -> list[out.Effect]:
         """The ledger has the block on disk: only now may a checkpoint say so."""
-        block = self._blocks[height]
+        elapsed_ms = self._elapsed.advance(now_ms)
+        block = self._writing.pop(height)
         self._durable = height
         self.world.durable(height, [key for key, _ in block.commit.writes])
         self._lanes.executed(block.digests, block.lanes)
-        certificate = self._certificates.get(height)
+        certificate = self._certificates.pop(height, None)
         step: pbft_in.Input = pbft_in.Executed(height, block.header_hash, block.lanes)
         if certificate is not None:
             step = pbft_in.Synced(height, block.header_hash, certificate, block.lanes)
         if not self.halted:
-            self._ordered(self.pbft.step(step, now_ms), now_ms)
-        self._answer_certified(height)
+            self._ordered(self.pbft.step(step, now_ms))
+        if certificate is not None:
+            self._answer(certificate)
         if not self.halted:
-            self._lanes.retry_behind(self._durable, now_ms)
+            self._lanes.retry_behind(self._durable, elapsed_ms)
+            self._ask_for_blocks()
         self._cut(now_ms)
-        return self._take()
+        return self._out.take()
 
     def contribute(self, request: ContributionRequest, now_ms: int) -> ContributionAnswer | Reason:
         """Answer a request for a key share (protocol 2.1); changes no state."""
-        recent = [at for at in self._contributions.get(request.hid, []) if now_ms - at < 60_000]
-        if len(recent) >= self.roster.genesis.parameters.contribution_rate_per_minute:
+        elapsed_ms = self._elapsed.advance(now_ms)
+        if not self._contributions.allows(request.hid, elapsed_ms):
             return Reason.RATE_LIMITED
         answer = answer_contribution(
             request, self.runtime, self.world.read, self.roster, self.replica, self._signer, self._contribution_secret
         )
-        if isinstance(answer, Reason):
-            return answer
-        if len(self._contributions) > 50_000:
-            self._contributions.clear()
-        self._contributions[request.hid] = [*recent, now_ms]
+        if not isinstance(answer, Reason):
+            self._contributions.give(request.hid, elapsed_ms)
         return answer
 
     def close_ticket(self, ticket: int, ids: Sequence[bytes]) -> tuple[list[SubmitResult], list[CertifiedHeader]]:
@@ -233,6 +254,10 @@ class NodeCore:
         return self.tickets.close(ticket, ids)
 
     # What a gateway shows.
+
+    @property
+    def tickets(self) -> Tickets:
+        return self._answers.tickets
 
     def id_of(self, tx: Transaction) -> bytes:
         return transaction_id(tx, self.roster.chain, self.roster.epoch)
@@ -251,50 +276,55 @@ class NodeCore:
 
     @property
     def queued(self) -> int:
-        return self._lanes.queued + sum(len(item.ids) - item.next for item in self._admitting)
+        return self._lanes.queued + self._submissions.queued
+
+    def known_result(self, tx_id: bytes) -> tuple[SubmitResult, CertifiedHeader] | None:
+        """Return the certified outcome of a transaction that this node's chain holds."""
+        return self._answers.known(tx_id)
 
     # Ordering.
 
-    def _on_consensus(
-        self, message: PrePrepare | Prepare | Commit | Checkpoint | ViewChange | NewView, now_ms: int
-    ) -> None:
-        if not self.halted:
-            self._ordered(self.pbft.step(pbft_in.Received(message), now_ms), now_ms)
+    def _on_consensus(self, message: ConsensusMessage, now_ms: int) -> None:
+        if self.halted:
+            return
+        if isinstance(message, Checkpoint) and self._answers.is_gap(message.height):
+            self._on_gap_vote(message)
+        self._ordered(self.pbft.step(pbft_in.Received(message), now_ms))
 
-    def _ordered(self, effects: Sequence[pbft_out.Effect], now_ms: int) -> None:
+    def _ordered(self, effects: Sequence[pbft_out.Effect]) -> None:
         """Carry out what ordering asks for, in its order."""
         for effect in effects:
             match effect:
                 case pbft_out.Persist(key, value):
-                    self._out.append(out.Persist(((key, value),)))
+                    self._out.add(out.Persist(((key, value),)))
                 case pbft_out.Forget(keys):
-                    self._out.append(out.Persist((), keys))
+                    self._out.add(out.Persist((), keys))
                 case pbft_out.Broadcast(message):
-                    self._out.append(out.Broadcast(message))
+                    self._out.add(out.Broadcast(message))
                 case pbft_out.SendTo(replica, message):
-                    self._out.append(out.Send(replica, message))
+                    self._out.add(out.Send(replica, message))
                 case pbft_out.SetTimer(name, delay_ms):
-                    self._out.append(out.SetTimer("pbft/" + name, delay_ms))
+                    self._out.add(out.SetTimer("pbft/" + name, delay_ms))
                 case pbft_out.CancelTimer(name):
-                    self._out.append(out.CancelTimer("pbft/" + name))
+                    self._out.add(out.CancelTimer("pbft/" + name))
                 case pbft_out.Decided(height, proposal, view):
                     self._decide(height, Decision(proposal, None, view))
                 case pbft_out.Certified(certificate):
                     self._on_certified(certificate)
                 case pbft_out.NeedBlocks(target_height):
                     self.catchup.want(target_height)
-                    self._ask_for_blocks(now_ms)
+                    self._ask_for_blocks()
                 case pbft_out.Observe(observation):
-                    self._out.append(out.Observe(observation))
+                    self._out.observe(observation)
                 case pbft_out.Halt(reason):
-                    self._halt(reason)
+                    self.halted = self.halted or reason  # ordering has said so itself
                 case _:
                     assert_never(effect)
 
     def _halt(self, reason: str) -> None:
         if self.halted is None:
             self.halted = reason
-            self._out.append(out.Observe(events.Halted(reason)))
+            self._out.observe(events.Halted(reason))
 
     def _decide(self, height: int, decision: Decision) -> None:
         if height > self.executor.height:
@@ -309,179 +339,117 @@ class NodeCore:
                 return
             result = self.executor.execute(decision.proposal, self._pool.get)
             if isinstance(result, MissingBatches):
-                self._fetch(result.certificates)
+                self._fetch_missing()
                 return
             del self._decided[result.height]
             self._adopt(result, decision)
 
     def _adopt(self, block: ExecutedBlock, decision: Decision) -> None:
-        if decision.certificate is not None:
-            self._certificates[block.height] = decision.certificate
-        self._blocks[block.height] = block
-        rejected = 0
-        for index, outcome in enumerate(block.commit.block.outcomes):
-            if outcome.reason is not Reason.VALID:
-                rejected += 1
-                if self.ledger.place(outcome.transaction_id) is not None:
-                    continue  # a later occurrence changes nothing (protocol 3.5)
-            self._placed.setdefault(outcome.transaction_id, (block.height, index))
-        for tx_id, reason in block.absent:
-            self._ready(self.tickets.resolve(tx_id, refused(tx_id, reason)))
+        """Write a block that was executed here, unless a certificate says that it is another one (protocol 5.4)."""
+        height = block.height
+        certificate = decision.certificate or self._certificates.get(height)
+        if certificate is not None:
+            if certificate.header_hash != block.header_hash:
+                self._halt(f"executing height {height} gives another block than its certificate: the state is wrong")
+                return
+            self._certificates[height] = certificate
+        self._writing[height] = block
+        self._answers.executed(block)
+        own = [(item.transaction_id, item.reason) for item in block.absent if item.collector == self.replica]
+        self._submissions.ready(self._answers.absent(own))
+        for tx_id, fault in block.faults:
+            self._out.observe(events.ContractFault(height, tx_id, fault))
+        rejected = sum(outcome.reason is not Reason.VALID for outcome in block.commit.block.outcomes)
         count = block.header.transaction_count
-        self._out.append(out.Observe(events.BlockExecuted(block.height, decision.view, count, rejected)))
-        self._out.append(out.CommitBlock(block.commit, decision.certificate))
+        self._out.observe(events.BlockExecuted(height, decision.view, count, rejected))
+        self._out.add(out.CommitBlock(block.commit, decision.certificate))
 
     def _on_certified(self, certificate: BlockCertificate) -> None:
         """A block certificate is known: answer who waits once the block is durable here too."""
-        self._certificates.setdefault(certificate.height, certificate)
-        self._out.append(out.Observe(events.BlockCertified(certificate.height)))
-        if certificate.height <= self._durable:
-            self._answer_certified(certificate.height)
+        height = certificate.height
+        self._out.observe(events.BlockCertified(height))
+        if height <= self._durable:
+            self._answer(certificate)
+            return
+        own = self._answers.hash_of(height)
+        if own is not None and own != certificate.header_hash:
+            self._halt(f"the certificate of height {height} contradicts this node's own block")
+        elif height <= self.executor.height + 2 * self.roster.genesis.parameters.window:
+            self._certificates.setdefault(height, certificate)  # a farther one comes again with its block
 
-    def _answer_certified(self, height: int) -> None:
-        certificate = self._certificates.get(height)
-        block = self._blocks.get(height)
-        if certificate is None or height > self._durable:
-            return
-        self._certificates.pop(height)
-        self._out.append(out.SaveCertificate(certificate))
-        if block is None:
-            return
-        if certificate.header_hash != block.header_hash:
+    def _answer(self, certificate: BlockCertificate) -> None:
+        """Save the certificate of a durable block and answer for its outcomes."""
+        height = certificate.height
+        own = self._answers.hash_of(height)
+        if own is not None and own != certificate.header_hash:
             self._halt(f"the certificate of height {height} contradicts this node's own block")
             return
-        certified = CertifiedHeader(block.header, certificate)
-        for index, outcome in enumerate(block.commit.block.outcomes):
-            tx_id = outcome.transaction_id
-            if self._placed.get(tx_id) != (height, index):
-                continue
-            del self._placed[tx_id]
-            if self.tickets.is_pending(tx_id):
-                result = committed(tx_id, outcome.reason, height, index, block.results.path(index))
-                self._ready(self.tickets.resolve(tx_id, result, certified))
-        del self._blocks[height]
+        ready = self._answers.certified(certificate)
+        if ready is not None:
+            self._out.add(out.SaveCertificate(certificate))
+            self._submissions.ready(ready)
 
-    def _ready(self, tickets: Iterable[int]) -> None:
-        self._out.extend(out.TicketReady(ticket) for ticket in tickets)
-
-    # Clients.
-
-    def _admit(self, ticket: int, place: int, tx: Transaction, tx_id: bytes, wait: bool, now_ms: int) -> None:
-        """Answer from what is known, wait for what is pending, refuse, or take in."""
-        if self.tickets.is_pending(tx_id) or tx_id in self._placed:
-            self._await(ticket, place, tx_id, wait)
-            return
-        known = self._known_result(tx_id)
-        if known is not None:
-            self._settle(ticket, place, known[0], known[1])
-            return
-        reason = Reason.NOT_READY if self.halted else self._check(tx, tx_id, now_ms)
-        if reason is None:
-            reason = self._lanes.admit(tx, tx_id, len(tx.argument) + _TRANSACTION_OVERHEAD_BYTES, now_ms)
-        if reason is not None:
-            self._refuse(ticket, place, tx_id, reason)
-            return
-        self.tickets.expect(tx_id)
-        self._await(ticket, place, tx_id, wait)
-
-    def _admit_slice(self, job: _Admitting, now_ms: int) -> None:
-        end = min(job.next + SLICE_TRANSACTIONS, len(job.ids))
-        for place in range(job.next, end):
-            self._admit(job.ticket, place, job.transactions[place], job.ids[place], job.wait, now_ms)
-        job.next = end
-        if end == len(job.ids):
-            self._admitting.popleft()
-            self._admitting_bytes -= job.size_bytes
-        self._cut(now_ms)
+    # Batches.
 
     def _check(self, tx: Transaction, tx_id: bytes, now_ms: int) -> Reason | None:
         return self.runtime.check(tx, tx_id, self.world.read, now_ms)
 
-    def _refuse(self, ticket: int, place: int, tx_id: bytes, reason: Reason) -> None:
-        retry = RETRY_AFTER_MS if reason in (Reason.QUEUE_FULL, Reason.NOT_READY) else 0
-        self._out.append(out.Observe(events.Refused("admission", reason)))
-        self._settle(ticket, place, refused(tx_id, reason, retry))
-
-    def _await(self, ticket: int, place: int, tx_id: bytes, wait: bool) -> None:
-        if wait:
-            self.tickets.wait(tx_id, ticket, place)
-        else:
-            self._settle(ticket, place, unknown(tx_id))
-
-    def _settle(self, ticket: int, place: int, result: SubmitResult, block: CertifiedHeader | None = None) -> None:
-        if self.tickets.settle(ticket, place, result, block):
-            self._ready((ticket,))
-
-    def known_result(self, tx_id: bytes) -> tuple[SubmitResult, CertifiedHeader] | None:
-        """Return the certified outcome of a transaction that this node's ledger holds."""
-        return self._known_result(tx_id)
-
-    def _known_result(self, tx_id: bytes) -> tuple[SubmitResult, CertifiedHeader] | None:
-        receipt = self.ledger.receipt(tx_id)
-        if receipt is None:
-            return None
-        result = committed(tx_id, receipt.outcome.reason, receipt.header.height, receipt.index, receipt.path)
-        return result, CertifiedHeader(receipt.header, receipt.certificate)
-
-    # Batches.
-
     def _cut(self, now_ms: int) -> None:
-        if not self.halted:
-            certified = self.ledger.certified_height
-            self._lanes.cut(self.ledger.certificate(certified) if certified else None, now_ms)
+        if self.halted:
+            return
+        certified = self.ledger.certified_height
+        self._lanes.cut(self.ledger.certificate(certified) if certified else None, self._elapsed.ms)
         self._settle_lanes(now_ms)
         if self._lanes.queued:
-            self._out.append(out.SetTimer("gather", GATHER_MS))
+            self._out.add(out.SetTimer("gather", GATHER_MS))
 
     def _settle_lanes(self, now_ms: int) -> None:
-        """Carry out what the lanes ask for, in their order."""
+        """Take what the lanes found out: certificates of heights that this node lacks, and of own batches."""
         lanes = self._lanes
-        self._out += lanes.out
-        lanes.out.clear()
         while lanes.anchors:
             anchor = lanes.anchors.pop()
             self.catchup.want(anchor.height)
-            self._ordered(self.pbft.step(pbft_in.BlockCertified(anchor), now_ms), now_ms)
+            self._ordered(self.pbft.step(pbft_in.BlockCertified(anchor), now_ms))
         while lanes.certified:
             self._on_batch_certificate(self.replica, lanes.certified.pop(0), now_ms)
         if lanes.has_work:
-            self._out.append(out.MoreWork())
+            self._out.add(out.MoreWork())
 
     def _on_batch(self, peer: int, batch: Batch, now_ms: int) -> None:
         """A collector's batch to endorse, or an answer to a fetch."""
         if self.halted:
             return
+        if batch_bytes(batch) > 2 * BATCH_BYTES_MAX:
+            self._out.refuse("endorsement", Reason.OVERSIZED, peer)
+            return
         held = hold(batch, self.roster.chain)
-        if peer == batch.collector:
-            self._lanes.consider(held, self._durable, now_ms)
-            self._settle_lanes(now_ms)
-        elif held.digest in self._wanted():
+        if held.digest in self._wanted():
             self._pool.add(held)
-        self._execute_ready()
+            self._execute_ready()
+        elif peer == batch.collector:
+            self._lanes.consider(held, self._durable, self._elapsed.ms)
+            self._settle_lanes(now_ms)
 
-    def _on_endorsement(self, endorsement: Endorsement, now_ms: int) -> None:
+    def _on_endorsement(self, peer: int, endorsement: Endorsement, now_ms: int) -> None:
         if not self.halted:
-            self._lanes.vote(endorsement)
+            self._lanes.vote(endorsement, peer)
             self._settle_lanes(now_ms)
 
     def _on_batch_certificate(self, peer: int, certificate: BatchCertificate, now_ms: int) -> None:
         if self.halted:
             return
-        if (
-            certificate.collector < self.roster.quorum.n
-            and certificate.number <= self.executor.lanes[certificate.collector]
-        ):
+        lanes = self.executor.lanes
+        if certificate.collector < len(lanes) and certificate.number <= lanes[certificate.collector]:
             return
         reason = verify_batch_certificate(certificate, self.roster)
         if reason is not None:
-            self._out.append(out.Observe(events.Refused("certificate", reason, peer)))
+            self._out.refuse("certificate", reason, peer)
             return
-        self._lanes.certificate_seen(certificate)
-        observation = events.BatchCertified(certificate.collector, certificate.number, certificate.count)
-        self._out.append(out.Observe(observation))
-        self._ordered(self.pbft.step(pbft_in.CertificateReady(certificate), now_ms), now_ms)
+        self._lanes.certificate_seen(certificate, self._elapsed.ms)
+        self._out.observe(events.BatchCertified(certificate.collector, certificate.number, certificate.count))
+        self._ordered(self.pbft.step(pbft_in.CertificateReady(certificate), now_ms))
 
-    def _wanted(self) -> dict[bytes, BatchCertificate]:
+    def _wanted(self) -> Mapping[bytes, BatchCertificate]:
         """Return the batches that the next height lacks, by digest."""
         decision = self._decided.get(self.executor.height + 1)
         if decision is None:
@@ -489,31 +457,44 @@ class NodeCore:
         needed = self.executor.needed(decision.proposal)
         return {item.batch_digest: item for _, item in needed if self._pool.get(item.batch_digest) is None}
 
-    def _fetch(self, certificates: Iterable[BatchCertificate]) -> None:
-        """Ask endorsers of the certificate: at least f+1 honest ones hold the data (design D2)."""
-        for item in certificates:
-            for vote in item.votes:
-                if vote.replica != self.replica:
-                    request = FetchBatch(item.collector, item.number, item.batch_digest)
-                    self._out.append(out.Send(vote.replica, request))
+    def _fetch_missing(self) -> None:
+        """Ask endorsers for the batches that the next height lacks, one after another."""
+        wanted = self._wanted()
+        due = self._fetching.due(wanted, self._elapsed.ms)
+        for peer, item in due:
+            self._out.add(out.Send(peer, FetchBatch(item.collector, item.number, item.batch_digest)))
+        if due:
+            self._out.add(out.SetTimer("fetch", FETCH_AGAIN_MS))
 
     def _on_fetch_batch(self, peer: int, request: FetchBatch) -> None:
+        if not self._credit.allows(peer, self._elapsed.ms):
+            self._out.refuse("serving", Reason.RATE_LIMITED, peer)
+            return
         held = self._pool.get(request.batch_digest)
-        if held is not None:
-            self._out.append(out.Send(peer, held.batch))
+        batch = held.batch if held is not None else self._answers.batch(request.batch_digest)
+        if batch is not None:
+            self._credit.charge(peer, batch_bytes(batch))
+            self._out.add(out.Send(peer, batch))
 
     # Catch-up.
 
+    @property
+    def _is_far_behind(self) -> bool:
+        """Tell whether this node's state is too old to judge a transaction by."""
+        return self.catchup.best_certified > self.executor.height + self.roster.genesis.parameters.window
+
     def _on_status_timer(self, now_ms: int) -> None:
-        self._out.append(out.SetTimer("status", STATUS_MS))
+        self._out.add(out.SetTimer("status", STATUS_MS))
         self._send_status(None)
-        if not self.halted:
-            self._lanes.resend(now_ms)
-            self._settle_lanes(now_ms)
-        wanted = self._wanted()
-        if wanted:
-            self._fetch(wanted.values())
-        self._ask_for_blocks(now_ms)
+        if self.halted:
+            return
+        self._lanes.resend(self._elapsed.ms)
+        self._lanes.forward(self.pbft.primary, self._elapsed.ms)
+        self._settle_lanes(now_ms)
+        self._fetch_missing()
+        self._ask_for_blocks()
+        for peer, height in self._gaps.ask(self._answers.gaps()):
+            self._out.add(out.Send(peer, FetchBlocks(height, height)))
 
     def _send_status(self, peer: int | None) -> None:
         status = Status(
@@ -525,80 +506,96 @@ class NodeCore:
             self.ledger.certified_height,
             self.executor.lanes,
         )
-        self._out.append(out.Broadcast(status) if peer is None else out.Send(peer, status))
+        self._out.add(out.Broadcast(status) if peer is None else out.Send(peer, status))
 
     def _on_status(self, peer: int, status: Status, now_ms: int) -> None:
         if status.replica != peer or status.epoch != self.roster.epoch:
-            self._out.append(out.Observe(events.Refused("status", Reason.UNKNOWN_REPLICA, peer)))
+            self._out.refuse("status", Reason.UNKNOWN_REPLICA, peer)
             return
         self.catchup.heard(status)
-        if not self.halted:
-            self._ordered(self.pbft.step(pbft_in.PeerStatus(status), now_ms), now_ms)
-        self._ask_for_blocks(now_ms)
+        if not self.halted and self._credit.allows_status(peer, self._elapsed.ms):
+            self._ordered(self.pbft.step(pbft_in.PeerStatus(status), now_ms))
+        self._ask_for_blocks()
 
-    def _ask_for_blocks(self, now_ms: int) -> None:
-        if self.halted:
+    def _ask_for_blocks(self) -> None:
+        executed = self.executor.height
+        if self.halted or executed > self._durable + WRITES_BEHIND_MAX:
             return
-        request = self.catchup.ask(self.executor.height, now_ms)
+        request = self.catchup.ask(executed, self._elapsed.ms)
         if request is not None:
             peer, first, last = request
-            self._out.append(out.Observe(events.SyncProgress(self.executor.height, self.catchup.target, peer)))
-            self._out.append(out.Send(peer, FetchBlocks(first, last)))
+            self._out.observe(events.SyncProgress(executed, self.catchup.best_certified, peer))
+            self._out.add(out.Send(peer, FetchBlocks(first, last)))
 
     def _on_fetch_blocks(self, peer: int, request: FetchBlocks) -> None:
-        sent = 0
-        last = min(request.last, request.first + 64, self.ledger.certified_height)
-        for height in range(max(1, request.first), last + 1):
-            bundle = self.ledger.bundle(height)
-            if bundle is None or sent > BUNDLES_BYTES_MAX:
-                return
-            sent += sum(
-                len(tx.argument) + _TRANSACTION_OVERHEAD_BYTES for b in bundle.batches for tx in b.batch.transactions
-            )
-            self._out.append(out.Send(peer, bundle))
+        if not self._credit.allows(peer, self._elapsed.ms):
+            self._out.refuse("serving", Reason.RATE_LIMITED, peer)
+            return
+        for height, bundle, size_bytes in bundles(self.ledger, request):
+            if bundle is not None:
+                self._credit.charge(peer, size_bytes)
+                self._out.add(out.Send(peer, bundle))
+                continue
+            self._answers.recall(height)
+            own = self._answers.hash_of(height)
+            if own is not None and not self.halted:
+                vote = self._vouch(height, own)
+                self._out.add(out.Send(peer, Checkpoint(self.roster.epoch, height, own, vote.replica, vote.signature)))
 
-    def _on_bundle(self, peer: int, bundle: BlockBundle, now_ms: int) -> None:
+    def _vouch(self, height: int, hash_of_header: bytes) -> CheckpointVote:
+        """Sign again for a block that is durable here: the same word as before, for what the ledger holds is final."""
+        signed = checkpoint_digest(self.roster.chain, self.roster.epoch, height, hash_of_header)
+        return CheckpointVote(self.replica, self._signer.sign(signed))
+
+    def _on_gap_vote(self, vote: Checkpoint) -> None:
+        own = self._answers.hash_of(vote.height)
+        assert own is not None
+        certificate = self._gaps.vote(vote, self._vouch(vote.height, own), own)
+        if certificate is not None:
+            self._on_certified(certificate)
+
+    def _on_bundle(self, peer: int, bundle: BlockBundle) -> None:
         """A certified block from a peer: checked against the certificate, then executed like any other."""
         height = bundle.block.header.height
-        if height != self.executor.height + 1 or self.halted:
+        if self.halted:
             return
+        if self._answers.is_gap(height):
+            self._on_gap_bundle(peer, bundle.certificate)
+            return
+        if height != self.executor.height + 1 or not self.catchup.expects(peer, height):
+            return
+        reason = self._check_bundle(bundle)
+        if reason is not None:
+            self._out.refuse("sync", reason, peer)
+            self.catchup.refused(peer, self._elapsed.ms)
+            self._ask_for_blocks()
+            return
+        self.catchup.delivered(peer, self._elapsed.ms)
+        self._execute_ready()
+        self._ask_for_blocks()
+
+    def _check_bundle(self, bundle: BlockBundle) -> Reason | None:
+        """Execute the next block from a bundle, or return why it is not to be believed."""
         reason = verify_bundle(bundle, self.roster, self.executor.parent_hash)
         if reason is not None:
-            self._out.append(out.Observe(events.Refused("sync", reason, peer)))
-            return
+            return reason
         if any(stored.leaves for stored in bundle.batches):
-            self._out.append(out.Observe(events.Refused("sync", Reason.STALE, peer, detail="payloads are pruned")))
-            return
+            return Reason.STALE  # its payloads are pruned
         held = {item.digest: item for item in (hold(stored.batch, self.roster.chain) for stored in bundle.batches)}
         result = self.executor.execute(bundle.block.proposal, held.get)
         if isinstance(result, MissingBatches):
-            self._out.append(out.Observe(events.Refused("sync", Reason.MALFORMED, peer)))
-            return
-        if result.header_hash != bundle.certificate.header_hash:
-            self._halt(
-                f"executing height {height} gives another block than its certificate: this node's state is wrong"
-            )
-            return
-        self._decided.pop(height, None)
+            return Reason.MALFORMED
+        self._decided.pop(result.height, None)
         self._adopt(result, Decision(bundle.block.proposal, bundle.certificate, self.pbft.view))
-        self.catchup.answered()
-        self._execute_ready()
-        if height % 16 == 0 or height >= self.catchup.target:
-            self._ask_for_blocks(now_ms)
+        return None
 
-    # Restart.
-
-    def _restore(self, promises: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Take back endorsed batches; return the vote records for ordering."""
-        votes = []
-        for key, value in promises:
-            if not key.startswith(ENDORSED_PREFIX):
-                votes.append((key, value))
-                continue
-            for tx_id in self._lanes.restore(key, value, self.executor.lanes):
-                self.tickets.expect(tx_id)
-        return votes
-
-    def _take(self) -> list[out.Effect]:
-        taken, self._out = self._out, []
-        return taken
+    def _on_gap_bundle(self, peer: int, certificate: BlockCertificate) -> None:
+        """Take the certificate that was missing; the block itself stands here already."""
+        if certificate.header_hash != self._answers.hash_of(certificate.height):
+            self._out.refuse("sync", Reason.BAD_CERTIFICATE, peer)
+            return
+        reason = verify_block_certificate(certificate, self.roster)
+        if reason is not None:
+            self._out.refuse("sync", reason, peer)
+            return
+        self._on_certified(certificate)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from bcami.ledger.store import LedgerCommit
 from bcami.model.block import BlockCertificate
-from bcami.model.events import Observation
+from bcami.model.events import Observation, Refused
+from bcami.model.reasons import Reason
 from bcami.model.wire import PeerMessage
 
 
@@ -88,3 +89,25 @@ Effect = (
     | Observe
     | MoreWork
 )
+
+
+class Outbox:
+    """Collects the effects of one thing that happened, in order, from all parts of the core."""
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+
+    def add(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def observe(self, observation: Observation) -> None:
+        self._effects.append(Observe(observation))
+
+    def refuse(self, source: str, reason: Reason, peer: int | None = None, count: int = 1, detail: str = "") -> None:
+        """Say that something was refused, where, and why."""
+        self.observe(Refused(source, reason, peer, count, detail))
+
+    def take(self) -> list[Effect]:
+        """Return what was collected and begin anew."""
+        taken, self._effects = self._effects, []
+        return taken

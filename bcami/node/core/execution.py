@@ -37,6 +37,15 @@ class MissingBatches:
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """A transaction that weak refusals left out of a block: no outcome, it may be asked again (protocol 4.3)."""
+
+    collector: int
+    transaction_id: bytes
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutedBlock:
     """A block that was executed here, not yet durable."""
 
@@ -44,9 +53,11 @@ class ExecutedBlock:
     header_hash: bytes
     lanes: tuple[int, ...]
     results: merkle.Tree
-    absent: tuple[tuple[bytes, Reason], ...]
+    absent: tuple[Absent, ...]
     digests: tuple[bytes, ...]
     """Batches that executed."""
+    faults: tuple[tuple[bytes, str], ...]
+    """(transaction id, where the contract broke) of each transaction whose contract has a bug."""
 
     @property
     def header(self) -> Header:
@@ -64,7 +75,8 @@ class _Work:
     entries: dict[bytes, StateEntry | None] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     leaves: list[bytes] = field(default_factory=list)
-    absent: list[tuple[bytes, Reason]] = field(default_factory=list)
+    absent: list[Absent] = field(default_factory=list)
+    faults: list[tuple[bytes, str]] = field(default_factory=list)
     executed: list[int] = field(default_factory=list)
     batches: list[HeldBatch] = field(default_factory=list)
 
@@ -145,11 +157,13 @@ class Executor:
         execute = self._runtime.execute
         for index, (tx, tx_id) in enumerate(zip(held.batch.transactions, held.ids, strict=True)):
             if index in absent:
-                work.absent.append((tx_id, reasons[index]))
+                work.absent.append(Absent(certificate.collector, tx_id, reasons[index]))
                 continue
             result = execute(tx, tx_id, read, height, time_ms)
             for key, value in result.writes.items():
                 entries[key] = None if value is None else StateEntry(value, height)
+            if result.fault:
+                work.faults.append((tx_id, result.fault))
             work.outcomes.append(Outcome(tx_id, result.reason))
             work.leaves.append(transaction_leaf(tx_id, tx.signatures))
 
@@ -190,6 +204,7 @@ class Executor:
             results,
             tuple(work.absent),
             tuple(held.digest for held in work.batches),
+            tuple(work.faults),
         )
 
     def _apply_state(self, entries: dict[bytes, StateEntry | None]) -> None:

@@ -1,0 +1,73 @@
+"""What other nodes may ask of this one, within a credit for each: a flood of small requests cannot use up its time."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from bcami.ledger.store import Ledger
+from bcami.model.batch import Batch
+from bcami.model.chain import BlockBundle
+from bcami.model.wire import FetchBlocks
+from bcami.units import KIB, MIB
+
+CREDIT_BYTES_PER_S: Final = 32 * MIB
+CREDIT_BYTES_MAX: Final = 32 * MIB
+REQUEST_BYTES: Final = 64 * KIB
+"""What a request costs beside the bytes of its answer."""
+BLOCKS_MAX: Final = 64
+BUNDLES_BYTES_MAX: Final = 8 * MIB
+"""One answer to a request for blocks stops after this; the asker asks again."""
+TRANSACTION_OVERHEAD_BYTES: Final = 320
+"""At most what a transaction takes beside its argument."""
+STATUS_MIN_MS: Final = 100
+"""Between two statuses of a peer that are answered with what it lacks."""
+
+
+def batch_bytes(batch: Batch) -> int:
+    """Return about what the batch takes on the wire, and never much less."""
+    return sum(len(tx.argument) + TRANSACTION_OVERHEAD_BYTES for tx in batch.transactions)
+
+
+class Credit:
+    """What each peer may still ask for: bytes, filled up with time."""
+
+    def __init__(self, peers: int) -> None:
+        self._left = [CREDIT_BYTES_MAX] * peers
+        self._at_ms = [0] * peers
+        self._status_ms = [-STATUS_MIN_MS] * peers
+
+    def allows(self, peer: int, elapsed_ms: int) -> bool:
+        """Charge one request; False when the peer has used up its credit."""
+        earned = (elapsed_ms - self._at_ms[peer]) * CREDIT_BYTES_PER_S // 1000
+        self._left[peer] = min(CREDIT_BYTES_MAX, self._left[peer] + earned)
+        self._at_ms[peer] = elapsed_ms
+        if self._left[peer] <= 0:
+            return False
+        self._left[peer] -= REQUEST_BYTES
+        return True
+
+    def charge(self, peer: int, size_bytes: int) -> None:
+        """Take off what was sent; credit may go below zero by one answer."""
+        self._left[peer] -= size_bytes
+
+    def allows_status(self, peer: int, elapsed_ms: int) -> bool:
+        """Tell whether a status of this peer is due an answer."""
+        if elapsed_ms - self._status_ms[peer] < STATUS_MIN_MS:
+            return False
+        self._status_ms[peer] = elapsed_ms
+        return True
+
+
+def bundles(ledger: Ledger, request: FetchBlocks) -> Iterator[tuple[int, BlockBundle | None, int]]:
+    """Yield (height, certified block, bytes) of what was asked for; a missing certificate gives None and ends it."""
+    sent = 0
+    last = min(request.last, request.first + BLOCKS_MAX, ledger.certified_height)
+    for height in range(max(1, request.first), last + 1):
+        bundle = ledger.bundle(height)
+        if bundle is None:
+            yield height, None, 0
+            return
+        size_bytes = sum(batch_bytes(stored.batch) for stored in bundle.batches)
+        yield height, bundle, size_bytes
+        sent += size_bytes
+        if sent > BUNDLES_BYTES_MAX:
+            return
