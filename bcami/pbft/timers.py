@@ -91,8 +91,8 @@ class _Watch:
 class Fairness:
     """One timer for each collector whose next-numbered certificate waits (protocol 4.4).
 
-    It restarts only when that number is ordered or the view changes, and pauses while the primary is excused: the window
-    is full, or this replica is late itself.
+    It restarts only when that number is ordered or the view changes, and pauses while the primary is excused: the
+    window is full, or this replica is late itself.
     """
 
     def __init__(self, timers: Timers, fairness_ms: int) -> None:
