@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.cluster import SINGLY, Cluster
+from tests.processes.cluster import Cluster
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def finished_replay(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     cluster.run("init", "--base-port", "0")
     try:
         cluster.run("up", "--detach")
-        told = cluster.json("replay", "sample", *SINGLY)
+        told = cluster.json("replay", "sample", "--readings-per-report", "8")
         assert told["transactions_rejected"] == {}
         cluster.run("reconcile", "sample")
     finally:

@@ -30,7 +30,7 @@ def test_a_flipped_byte_is_found_refused_and_repaired(replayed: Cluster, part: s
     assert [name for name, node in verdicts.items() if not node["ok"]] == ["node3"]
     assert verdicts["node3"]["first_error"]["reason"]
     assert verdicts["node3"]["first_error"]["table"]
-    assert "node3" in replayed.run("verify", expect=1)
+    assert "node3: " in replayed.run("verify", "--node", "node3", expect=1)
 
     told = replayed.run("up", "--detach", expect=4)
     assert "node3 did not become ready" in told
