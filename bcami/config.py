@@ -5,17 +5,14 @@ A *definition* (network/*.toml) is what a user writes; ports and hosts may be le
 only say where processes listen and how fast blocks are released.
 """
 
-import difflib
-import re
-import tomllib
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from bcami.errors import EnvironmentFault, InputError
 from bcami.paths import HomePaths
+from bcami.toml_file import Record, load_record, nearest
 
 BASE_PORT_DEFAULT: Final = 27_100
 """Below the range from which Linux takes the ports of outgoing connections."""
@@ -29,11 +26,7 @@ _Host = Annotated[str, Field(min_length=1, max_length=253)]
 _Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class NodeAddress(_Record):
+class NodeAddress(Record):
     """Where one node listens."""
 
     name: _Name
@@ -48,7 +41,7 @@ class NodeAddress(_Record):
         return _url(self.host, self.http_port)
 
 
-class MdmsAddress(_Record):
+class MdmsAddress(Record):
     """Where the MDMS listens."""
 
     host: _Host
@@ -59,7 +52,7 @@ class MdmsAddress(_Record):
         return _url(self.host, self.http_port)
 
 
-class _Policy(_Record):
+class _Policy(Record):
     """What both a definition and a resolved network say."""
 
     name: _Name
@@ -83,13 +76,13 @@ class Network(_Policy):
             if node.name == name:
                 return node
         names = [node.name for node in self.nodes]
-        raise InputError(f"no node is called {name!r}", do=_nearest(name, names) or f"nodes: {', '.join(names)}")
+        raise InputError(f"no node is called {name!r}", do=nearest(name, names) or f"nodes: {', '.join(names)}")
 
     def replica(self, name: str) -> int:
         return self.nodes.index(self.node(name))
 
 
-class DefinedNode(_Record):
+class DefinedNode(Record):
     """A node of a definition; what is left out is filled from `base_port`."""
 
     name: _Name
@@ -98,7 +91,7 @@ class DefinedNode(_Record):
     http_port: _Port | None = None
 
 
-class DefinedMdms(_Record):
+class DefinedMdms(Record):
     host: _Host = "127.0.0.1"
     http_port: _Port | None = None
 
@@ -143,7 +136,7 @@ def default_definition(nodes: int) -> Definition:
 
 def load_definition(path: Path) -> Definition:
     """Return the definition in a file. Raises InputError naming file, line, key and the nearest valid key."""
-    definition = _load(path, Definition)
+    definition = load_record(path, Definition)
     _check_addresses(path, definition.resolve())
     return definition
 
@@ -157,7 +150,7 @@ def load_network(home: HomePaths) -> Network:
             likely="`bcami init` did not run for this home",
             do=f"bcami init --home {home.folder}",
         )
-    network = _load(home.network, Network)
+    network = load_record(home.network, Network)
     _check_addresses(home.network, network)
     return network
 
@@ -184,96 +177,6 @@ def addresses(network: Network) -> list[tuple[str, str, int]]:
     listed = [(f"{node.name} (peers)", node.host, node.peer_port) for node in network.nodes]
     listed += [(f"{node.name} (http)", node.host, node.http_port) for node in network.nodes]
     return [*listed, ("mdms (http)", network.mdms.host, network.mdms.http_port)]
-
-
-def unknown_key(path: Path, location: Sequence[str | int], valid: Iterable[str]) -> InputError:
-    """Return the error for a key that nobody knows, with the nearest valid one."""
-    key = str(location[-1])
-    names = sorted(valid)
-    return InputError(
-        f"unknown key {key!r}",
-        where=f"{path}:{_line_of(path.read_text(encoding='utf-8'), location)}",
-        do=_nearest(key, names) or f"valid keys: {', '.join(names)}",
-    )
-
-
-_R = TypeVar("_R", bound=_Record)
-
-
-def _load(path: Path, kind: type[_R]) -> _R:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the file cannot be read: {error}", where=str(path)) from None
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        raise InputError(f"not valid TOML: {error}", where=f"{path}:{line[1]}" if line else str(path)) from None
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise _explained(path, text, data, kind, error) from None
-
-
-def _explained(path: Path, text: str, data: dict[str, Any], kind: type[_Record], error: ValidationError) -> InputError:
-    first = error.errors(include_url=False)[0]
-    location = first["loc"]
-    key = str(location[-1]) if location else ""
-    if first["type"] == "extra_forbidden":
-        return unknown_key(path, location, _keys_at(kind, location))
-    present = location[:-1] if first["type"] == "missing" else location
-    where = f"{path}:{_line_of(text, present)}"
-    if first["type"] == "missing":
-        misspelt = [name for name in _table_at(data, present) if name not in _keys_at(kind, location)]
-        nearest = difflib.get_close_matches(key, misspelt, 1)
-        return InputError(f"key {key!r} is missing", where=where, do=f"rename {nearest[0]!r}" if nearest else "add it")
-    dotted = ".".join(str(part) for part in location)
-    return InputError(f"key {dotted!r}: {first['msg']}, found {first['input']!r}", where=where)
-
-
-def _table_at(data: Any, location: Sequence[str | int]) -> list[str]:
-    for part in location:
-        data = data[part]
-    return list(data) if isinstance(data, dict) else []
-
-
-def _keys_at(kind: type[_Record], location: Sequence[str | int]) -> list[str]:
-    tables: dict[tuple[type[_Record], str], type[_Record]] = {
-        (Definition, "nodes"): DefinedNode,
-        (Definition, "mdms"): DefinedMdms,
-        (Network, "nodes"): NodeAddress,
-        (Network, "mdms"): MdmsAddress,
-    }
-    inner = tables.get((kind, str(location[0])), kind) if len(location) > 1 else kind
-    return list(inner.model_fields)
-
-
-def _nearest(key: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, list(names), 1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else ""
-
-
-def _line_of(text: str, location: Sequence[str | int]) -> int:
-    """Return the line on which a key stands, or the one that opens its table; 1 when it is not found."""
-    tables = [str(part) for part in location if isinstance(part, str)]
-    wanted_place = next((part for part in location if isinstance(part, int)), 0)
-    table, opened = "", 1
-    seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[{1,2}\s*([\w.-]+)\s*\]{1,2}", line)
-        if header:
-            table = header[1]
-            seen[table] = seen.get(table, -1) + 1
-        inside = not table or seen[table] == wanted_place
-        if tables and header and table == tables[0] and inside:
-            opened = number
-        key = re.match(r"\s*([\w-]+)\s*=", line)
-        if key and inside and [*filter(None, [table]), key[1]] == tables:
-            return number
-    return opened
 
 
 def _check_addresses(path: Path, network: Network) -> None:

@@ -20,7 +20,7 @@ from bcami import EXECUTION_VERSION
 from bcami.bundled import find_bundled
 from bcami.client.utility import UTILITY_KEY_KIND
 from bcami.codec import Codec, encode
-from bcami.config import Definition, Network, load_network, network_text, unknown_key
+from bcami.config import Definition, Network, load_network, network_text
 from bcami.contract.package import package_id
 from bcami.crypto.hid import hid
 from bcami.crypto.hpke import KemSecretKey, load_kem_secret
@@ -31,6 +31,7 @@ from bcami.errors import EnvironmentFault, InputError
 from bcami.ledger.lmdb_promises import LmdbPromises
 from bcami.model.genesis import GENESIS_BYTES_MAX, Genesis, Member, Parameters
 from bcami.paths import HomePaths, NodePaths
+from bcami.toml_file import unknown_key
 
 CONSENSUS_KIND: Final = "consensus"
 CONTRIBUTION_KIND: Final = "contribution"
