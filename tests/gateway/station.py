@@ -8,10 +8,13 @@
 is ever reached, so nothing commits.
 """
 
+import asyncio
 import contextlib
 import os
 import socket
+import threading
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +22,7 @@ from typing import Any, Self
 
 import httpx
 import msgspec
+import uvicorn
 
 from bcami.bundled import find_bundled
 from bcami.client.nodes import NodeClient
@@ -41,6 +45,7 @@ from bcami.model.genesis import Parameters, chain_id
 from bcami.model.transaction import Transaction, transaction_id
 from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver
+from bcami.processes.node import _Server
 from tests.simulation.cluster import entropy, make_identities
 from tests.simulation.parties import SimpleMdms, SimpleMeter, Utility
 
@@ -201,6 +206,26 @@ class Station:
     def count(self, name: str, **labels: str) -> float:
         """Return a metric's value; 0 when it has never been counted."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+class Server(_Server):
+    """The node process's own server, which also tells when it listens. Beside the main thread it leaves signals alone."""
+
+    def __init__(self, config: uvicorn.Config, service: NodeService) -> None:
+        super().__init__(config, service)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is threading.main_thread():
+            with super().capture_signals():
+                yield
+        else:
+            yield
 
 
 @contextlib.asynccontextmanager

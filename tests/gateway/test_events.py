@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -11,23 +10,9 @@ import httpx
 import pytest
 import uvicorn
 
-from bcami.gateway.service import NodeService
-from bcami.processes.node import _Server
-from tests.gateway.station import Station, free_port, scene
+from tests.gateway.station import Server, Station, free_port, scene
 
 pytestmark = pytest.mark.anyio
-
-
-class Server(_Server):
-    """The node's own server, which also tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config, service: NodeService) -> None:
-        super().__init__(config, service)
-        self.is_up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_up.set()
 
 
 @contextlib.asynccontextmanager
