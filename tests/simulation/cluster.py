@@ -1,4 +1,4 @@
-"""A whole cluster in one process: real cores, memory stores, virtual time, a seeded network. No threads, no sleeps."""
+"""A whole cluster in one process: real cores, simulated disks, virtual time, a seeded network. No threads, no sleeps."""
 
 import heapq
 from collections.abc import Callable
@@ -12,13 +12,15 @@ from bcami.contract.runtime import Runtime
 from bcami.crypto.hpke import KemSecretKey
 from bcami.crypto.keys import SecretKey
 from bcami.crypto.roster import Roster
+from bcami.crypto.verification import verify_receipt
 from bcami.ledger.memory import MemoryLedger, MemoryPromises
-from bcami.model.api import SubmitResult
-from bcami.model.events import Observation
+from bcami.model.api import COMMITTED, CertifiedHeader, SubmitResult
+from bcami.model.block import Outcome, Receipt
+from bcami.model.events import Observation, Refused
 from bcami.model.genesis import Genesis, Member, Parameters, chain_id
 from bcami.model.transaction import Transaction
-from bcami.node.core import effects as core
 from bcami.node.core.core import NodeCore
+from tests.simulation.shell import Disk, Shell
 
 START_MS = 1_700_000_000_000
 
@@ -42,12 +44,12 @@ class Identities:
         return Roster.from_genesis(self.genesis)
 
 
-def make_identities(n: int = 4, parameters: Parameters | None = None) -> Identities:
+def make_identities(n: int = 4, parameters: Parameters | None = None, chaincode: Path | None = None) -> Identities:
     consensus = [SecretKey.generate(entropy("consensus", i)) for i in range(n)]
     utility = SecretKey.generate(entropy("utility"))
     mdms = SecretKey.generate(entropy("mdms"))
     mdms_kem = KemSecretKey.generate(entropy("mdms-kem"))
-    package = load_package(Path(find_bundled("chaincode")), None)
+    package = load_package(chaincode or Path(find_bundled("chaincode")), None)
     genesis = Genesis(
         network="test",
         created_ms=START_MS,
@@ -65,89 +67,151 @@ def make_identities(n: int = 4, parameters: Parameters | None = None) -> Identit
     return Identities(consensus, utility, mdms, mdms_kem, genesis)
 
 
-@dataclass
-class Disk:
-    """What survives a crash of one node."""
-
-    ledger: MemoryLedger
-    promises: MemoryPromises
-
-
 @dataclass(order=True)
-class _Event:
+class Event:
     at_ms: int
     order: int
     action: Callable[[], None] = field(compare=False)
 
 
 class Cluster:
-    """n nodes. `drop(sender, receiver, message)` decides about each message; crash and restart keep the disk."""
+    """n nodes of real cores on simulated disks, clocks and a network.
 
-    def __init__(self, n: int = 4, seed: int = 1, parameters: Parameters | None = None) -> None:
-        self.identities = make_identities(n, parameters)
+    What a test may set: `drop(sender, receiver, message)` decides about each message; `lies[i]`, given (receiver,
+    message), returns what node i sends in its place; `clock_ms[i]` is how far node i's clock is off; `promise_ms` and
+    `block_ms` are the times of durable writes; `fuses[i]` is the number of effects after which node i crashes.
+    """
+
+    def __init__(
+        self, n: int = 4, seed: int = 1, parameters: Parameters | None = None, chaincode: Path | None = None
+    ) -> None:
+        folder = chaincode or Path(find_bundled("chaincode"))
+        self.identities = make_identities(n, parameters, folder)
         self.roster = self.identities.roster
         self.chain = chain_id(self.identities.genesis)
         self.n = n
         self.random = Random(seed)
         self.now_ms = START_MS
-        self.package = load_package(Path(find_bundled("chaincode")), self.identities.genesis.chaincode_package)
+        self.package = load_package(folder, self.identities.genesis.chaincode_package)
         self.disks = [Disk(MemoryLedger(self.identities.genesis), MemoryPromises()) for _ in range(n)]
-        self.cores: list[NodeCore | None] = [None] * n
+        self.shells: list[Shell | None] = [None] * n
         self.observations: list[tuple[int, Observation]] = []
         self.results: dict[bytes, SubmitResult] = {}
+        """The newest answer to each transaction."""
+        self.receipts: dict[bytes, tuple[SubmitResult, CertifiedHeader]] = {}
+        """The first receipt that a client was given: final, whatever happens later."""
         self.drop: Callable[[int, int, object], bool] = lambda sender, receiver, message: False
+        self.lies: dict[int, Callable[[int, object], list[object]]] = {}
         self.delay_ms: Callable[[], int] = lambda: self.random.randint(1, 5)
-        self._events: list[_Event] = []
+        self.promise_ms: Callable[[], int] = lambda: self.random.randint(1, 2)
+        self.block_ms: Callable[[], int] = lambda: self.random.randint(1, 3)
+        self.clock_ms = [0] * n
+        self.fuses: dict[int, int] = {}
+        self._events: list[Event] = []
         self._order = 0
-        self._timers: dict[tuple[int, str], _Event] = {}
-        self._life = [0] * n
         self._tickets: dict[tuple[int, int], list[bytes]] = {}
         for i in range(n):
             self.start(i)
 
+    # Nodes.
+
+    @property
+    def cores(self) -> list[NodeCore | None]:
+        return [None if shell is None else shell.core for shell in self.shells]
+
+    def node(self, i: int) -> NodeCore:
+        shell = self.shells[i]
+        assert shell is not None, f"node {i} is down"
+        return shell.core
+
     def start(self, i: int) -> None:
         disk = self.disks[i]
-        runtime = Runtime(self.package, self.identities.genesis)
         node = NodeCore(
             self.roster,
             i,
             self.identities.consensus[i],
-            runtime,
+            Runtime(self.package, self.identities.genesis),
             disk.ledger,
             list(disk.promises.items()),
             entropy("contribution", i),
         )
-        self.cores[i] = node
-        self._life[i] += 1
-        self._run(i, node.start(self.now_ms))
-        for j in range(self.n):
-            other = self.cores[j]
-            if j != i and other is not None:
-                self._run(i, node.connected(j))
-                self._run(j, other.connected(i))
+        shell = self.shells[i] = Shell(self, i, node, disk)
+        shell.step(node.start(shell.now_ms))
+        for j, other in enumerate(self.shells):
+            if j != i and other is not None and self.shells[i] is shell:
+                shell.step(node.connected(j))
+                other.step(other.core.connected(i))
 
     def crash(self, i: int) -> None:
-        self.cores[i] = None
-        self._life[i] += 1
-        for key in [key for key in self._timers if key[0] == i]:
-            del self._timers[key]
-        for j, other in enumerate(self.cores):
+        shell, self.shells[i] = self.shells[i], None
+        if shell is None:
+            return
+        shell.crash()
+        for key in [key for key in self._tickets if key[0] == i]:
+            del self._tickets[key]
+        for other in self.shells:
             if other is not None:
-                self._run(j, other.disconnected(i))
+                other.step(other.core.disconnected(i))
 
-    def submit(self, i: int, transactions: list[Transaction]) -> list[bytes]:
-        node = self.cores[i]
-        assert node is not None
-        ticket, ids, effects = node.submit(transactions, True)
+    def restart(self, i: int) -> None:
+        self.crash(i)
+        self.start(i)
+
+    def effect_done(self, i: int) -> None:
+        """Burn node i's fuse by one effect."""
+        if i not in self.fuses:
+            return
+        self.fuses[i] -= 1
+        if self.fuses[i] <= 0:
+            del self.fuses[i]
+            self.crash(i)
+
+    # Clients.
+
+    def submit(self, i: int, transactions: list[Transaction], wait: bool = True) -> list[bytes]:
+        shell = self.shells[i]
+        assert shell is not None
+        ticket, ids, effects = shell.core.submit(transactions, wait)
         self._tickets[i, ticket] = ids
-        self._run(i, effects)
-        if (i, ticket) in self._tickets and node.tickets.is_complete(ticket):
-            self._close(i, ticket)
+        shell.step(effects)
+        if (i, ticket) in self._tickets and shell.core.tickets.is_complete(ticket):
+            self.ticket_ready(i, ticket)
         return ids
 
-    def at(self, delay_ms: int, action: Callable[[], None]) -> _Event:
+    def give_up(self, i: int) -> None:
+        """The clients of node i wait no longer: what has no outcome is answered as unknown."""
+        for _, ticket in [key for key in self._tickets if key[0] == i]:
+            self.ticket_ready(i, ticket)
+
+    def ticket_ready(self, i: int, ticket: int) -> None:
+        ids = self._tickets.pop((i, ticket), None)
+        if ids is None:
+            return
+        results, blocks = self.node(i).close_ticket(ticket, ids)
+        headers = {block.header.height: block for block in blocks}
+        for result in results:
+            self.results[result.transaction_id] = result
+            if result.status == COMMITTED:
+                self._check_receipt(result, headers[result.height])
+
+    def _check_receipt(self, result: SubmitResult, block: CertifiedHeader) -> None:
+        """Any answer with an outcome is a proof, and always of the first outcome (protocol 3.5, 5.3)."""
+        assert result.reason is not None
+        outcome = Outcome(result.transaction_id, result.reason)
+        receipt = Receipt(outcome, result.index, result.path, block.header, block.certificate)
+        assert verify_receipt(receipt, self.roster) is None
+        first, _ = self.receipts.setdefault(result.transaction_id, (result, block))
+        assert (first.height, first.index, first.reason) == (result.height, result.index, result.reason)
+
+    def outcome(self, tx_id: bytes) -> str | None:
+        result = self.results.get(tx_id)
+        return None if result is None else result.reason
+
+    # Time and network.
+
+    def at(self, delay_ms: int, action: Callable[[], None]) -> Event:
         self._order += 1
-        event = _Event(self.now_ms + delay_ms, self._order, action)
+        event = Event(self.now_ms + delay_ms, self._order, action)
         heapq.heappush(self._events, event)
         return event
 
@@ -163,97 +227,54 @@ class Cluster:
         self.now_ms = end
         return until is not None and until()
 
+    def send(self, sender: int, to: int, message: object) -> None:
+        """Carry one message of a core, or what its lie makes of it."""
+        lie = self.lies.get(sender)
+        for item in [message] if lie is None else lie(to, message):
+            self.inject(sender, to, item)
+
+    def inject(self, sender: int, to: int, message: object) -> None:
+        """Carry a message as it is, to the life that node `to` is in now."""
+        shell = self.shells[to]
+        if shell is not None and not self.drop(sender, to, message):
+            self.at(self.delay_ms(), lambda: shell.receive(sender, message))
+
+    # What must hold.
+
     def heights(self) -> list[int]:
         return [disk.ledger.height for disk in self.disks]
 
     def certified(self) -> list[int]:
         return [disk.ledger.certified_height for disk in self.disks]
 
-    def check_agreement(self) -> None:
-        """I1, I2, I7: equal heights have equal headers."""
-        for height in range(1, max(self.heights()) + 1):
-            headers = {disk.ledger.header(height) for disk in self.disks if disk.ledger.height >= height}
+    def check_agreement(self, nodes: list[int] | None = None) -> None:
+        """I1, I2, I7: equal heights have equal headers. I15: a receipt that was given stays true."""
+        chosen = [self.disks[i].ledger for i in (range(self.n) if nodes is None else nodes)]
+        for height in range(1, max(ledger.height for ledger in chosen) + 1):
+            headers = {ledger.header(height) for ledger in chosen if ledger.height >= height}
             assert len(headers) == 1, f"fork at height {height}"
+        for tx_id, (result, block) in self.receipts.items():
+            for ledger in chosen:
+                if ledger.height >= result.height:
+                    assert ledger.header(result.height) == block.header
+                    place = ledger.place(tx_id)
+                    assert place is not None
+                    assert (place.height, place.index) == (result.height, result.index)
 
-    def outcome(self, tx_id: bytes) -> str | None:
-        result = self.results.get(tx_id)
-        return None if result is None else result.reason
+    def reasons(self, i: int, source: str | None = None) -> set[str]:
+        """Return the reasons of all refusals that node i has observed."""
+        return {
+            str(seen.reason)
+            for node, seen in self.observations
+            if node == i and isinstance(seen, Refused) and source in (None, seen.source)
+        }
 
-    def _close(self, i: int, ticket: int) -> None:
-        node = self.cores[i]
-        assert node is not None
-        ids = self._tickets.pop((i, ticket))
-        results, _ = node.close_ticket(ticket, ids)
-        for result in results:
-            self.results[result.transaction_id] = result
-
-    def _alive(self, i: int, life: int) -> NodeCore | None:
-        return self.cores[i] if self._life[i] == life else None
-
-    def _run(self, i: int, effects: list[core.Effect]) -> None:
-        life = self._life[i]
-        for effect in effects:
-            match effect:
-                case core.Persist(puts, deletes):
-                    self.disks[i].promises.apply(puts, deletes)
-                case core.Send(to, message):
-                    self._send(i, to, message)
-                case core.Broadcast(message):
-                    for j in range(self.n):
-                        if j != i:
-                            self._send(i, j, message)
-                case core.CommitBlock(commit, certificate):
-
-                    def durable(commit=commit, certificate=certificate, life=life, i=i) -> None:
-                        node = self._alive(i, life)
-                        if node is not None:
-                            self.disks[i].ledger.commit(commit, () if certificate is None else (certificate,))
-                            self._run(i, node.block_durable(commit.block.header.height, self.now_ms))
-
-                    self.at(1, durable)
-                case core.SaveCertificate(certificate):
-                    self.disks[i].ledger.put_certificates([certificate])
-                case core.SetTimer(name, delay_ms):
-                    event = self.at(delay_ms, lambda: None)
-                    event.action = self._timer_action(i, name, life, event)
-                    self._timers[i, name] = event
-                case core.CancelTimer(name):
-                    self._timers.pop((i, name), None)
-                case core.TicketReady(ticket):
-                    if (i, ticket) in self._tickets:
-                        self._close(i, ticket)
-                case core.Observe(observation):
-                    self.observations.append((i, observation))
-                case core.MoreWork():
-                    self._work_soon(i)
-
-    def _work_soon(self, i: int) -> None:
-        life = self._life[i]
-
-        def work() -> None:
-            node = self._alive(i, life)
-            if node is not None:
-                self._run(i, node.work(self.now_ms))
-
-        self.at(0, work)
-
-    def _timer_action(self, i: int, name: str, life: int, event: _Event) -> Callable[[], None]:
-        def fire() -> None:
-            node = self._alive(i, life)
-            if node is not None and self._timers.get((i, name)) is event:
-                del self._timers[i, name]
-                self._run(i, node.timer(name, self.now_ms))
-
-        return fire
-
-    def _send(self, i: int, to: int, message: object) -> None:
-        if self.drop(i, to, message):
-            return
-        life = self._life[to]
-
-        def arrive() -> None:
-            node = self._alive(to, life)
-            if node is not None:
-                self._run(to, node.receive(i, message, self.now_ms))
-
-        self.at(self.delay_ms(), arrive)
+    def outcomes_of(self, tx_id: bytes, i: int = 0) -> list[str]:
+        """Return every outcome of a transaction in node i's chain, in order."""
+        ledger = self.disks[i].ledger
+        return [
+            str(outcome.reason)
+            for height in range(1, ledger.height + 1)
+            for outcome in ledger.block(height).outcomes
+            if outcome.transaction_id == tx_id
+        ]

@@ -5,42 +5,7 @@ import pytest
 from bcami.model.batch import Batch
 from bcami.model.consensus import PrePrepare
 from bcami.model.events import Halted, ViewEntered
-from bcami.model.genesis import Parameters
-from tests.simulation.cluster import Cluster
-from tests.simulation.parties import SimpleMdms, SimpleMeter, Utility
-
-WAIT_MS = 60_000
-
-
-class Scene:
-    """A cluster with an MDMS period and registered meters."""
-
-    def __init__(self, n: int = 4, seed: int = 1, meters: int = 2, parameters: Parameters | None = None) -> None:
-        self.cluster = Cluster(n, seed, parameters)
-        self.utility = Utility(self.cluster)
-        self.mdms = SimpleMdms(self.cluster)
-        self.meters = [SimpleMeter(self.cluster, f"meter{i}") for i in range(meters)]
-        assert self.commit(0, [self.utility.enrol(meter) for meter in self.meters]) == ["valid"] * meters
-        assert self.commit(1 % n, [self.mdms.register()]) == ["valid"]
-        assert self.commit(2 % n, [meter.register(self.mdms) for meter in self.meters]) == ["valid"] * meters
-
-    def commit(self, node: int, transactions: list) -> list[str | None]:
-        ids = self.cluster.submit(node, transactions)
-        self.cluster.run(WAIT_MS, lambda: all(tx_id in self.cluster.results for tx_id in ids))
-        return [self.cluster.outcome(tx_id) for tx_id in ids]
-
-    def settle(self, nodes: list[int] | None = None) -> None:
-        """Run until the nodes are certified at one height, then compare everything."""
-        chosen = nodes if nodes is not None else list(range(self.cluster.n))
-
-        def same() -> bool:
-            certified = [self.cluster.certified()[i] for i in chosen]
-            return len(set(certified)) == 1 and certified[0] == max(self.cluster.heights())
-
-        assert self.cluster.run(WAIT_MS, same), (self.cluster.heights(), self.cluster.certified())
-        self.cluster.check_agreement()
-        roots = {self.cluster.disks[i].ledger.lthash() for i in chosen}
-        assert len(roots) == 1
+from tests.simulation.scene import WAIT_MS, Scene
 
 
 @pytest.mark.parametrize("n", [1, 4, 7])
