@@ -41,7 +41,8 @@ class Scene:
 
         def is_settled() -> bool:
             certified = {cluster.certified()[i] for i in chosen}
-            return len(certified) == 1 and certified == {cluster.heights()[i] for i in chosen}
+            executed = {cluster.node(i).executor.height for i in chosen}
+            return len(certified) == 1 and certified == {cluster.heights()[i] for i in chosen} == executed
 
         assert cluster.run(wait_ms, is_settled), (cluster.heights(), cluster.certified())
         cluster.check_agreement(chosen)
