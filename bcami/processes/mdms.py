@@ -252,7 +252,7 @@ def run(arguments: list[str]) -> int:
             return runner.run(process.run())
     except BcamiError as error:
         start_logging(_NAME).error("refused to start", error=str(error), exit_code=error.exit_code)
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the supervisor shows it to the user
+        sys.stderr.write(f"error: {error}\n")  # the supervisor shows it to the user
         return error.exit_code
     except OSError as error:
         start_logging(_NAME).error("refused to start", error=str(error), exit_code=4)
