@@ -45,8 +45,12 @@ def get_json(client: httpx.Client, url: str, path: str, *, absent: str = "", **o
     return _answered(client, "GET", url + path, absent, options)
 
 
-def post_json(client: httpx.Client, url: str, path: str, **options: Any) -> dict[str, Any]:
-    return _answered(client, "POST", url + path, "", options)
+def post_json(client: httpx.Client, url: str, path: str, *, absent: str = "", **options: Any) -> dict[str, Any]:
+    return _answered(client, "POST", url + path, absent, options)
+
+
+def delete_json(client: httpx.Client, url: str, path: str, *, absent: str = "", **options: Any) -> dict[str, Any]:
+    return _answered(client, "DELETE", url + path, absent, options)
 
 
 def _answered(client: httpx.Client, method: str, address: str, absent: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 import uvicorn
+from fastapi import FastAPI
 
 from bcami.contract.package import load_package
 from bcami.contract.runtime import Runtime
@@ -95,7 +96,7 @@ class NodeProcess:
         self._check_stores(paths, secrets.consensus.public_key)
         promises = LmdbPromises(paths.promises, secrets.consensus.public_key)
         ledger = LmdbLedger(paths.ledger, self._genesis)
-        core = NodeCore(
+        core = self._core_type()(
             roster, self._replica, secrets.consensus, runtime, ledger, promises.items(), secrets.contribution
         )
         metrics = NodeMetrics()
@@ -135,6 +136,24 @@ class NodeProcess:
                 raise fault
         self._log.info("stores checked", promises=kept, ledger_records=records)
 
+    def _core_type(self) -> type[NodeCore]:
+        """Return the honest node; one that can be told to misbehave only where genesis allows it (design D14)."""
+        if not self._genesis.faults_allowed:
+            return NodeCore
+        from bcami.faults.node import FaultyNode
+
+        return FaultyNode
+
+    def _application(self, service: NodeService) -> FastAPI:
+        app = create_app(service)
+        if self._genesis.faults_allowed:
+            from bcami.faults.node import FaultyNode
+            from bcami.processes.faults import fault_router
+
+            assert isinstance(service.core, FaultyNode)
+            app.include_router(fault_router(service.core))
+        return app
+
     def _transport(self, roster: Roster, driver: Driver) -> Transport:
         paths = self._home.node(self._name)
         members = [self._home.certificate(node.name).read_bytes() for node in self._network.nodes]
@@ -155,7 +174,7 @@ class NodeProcess:
     async def _serve(self, driver: Driver, service: NodeService) -> None:
         node = self._network.nodes[self._replica]
         config = uvicorn.Config(
-            create_app(service),
+            self._application(service),
             host=node.host,
             port=node.http_port,
             log_config=None,
