@@ -32,7 +32,7 @@ demo: install
 	$(BIN)/bcami demo
 
 test: install
-	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/style
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/style
 
 check: install
 	$(BIN)/ruff format --check .
