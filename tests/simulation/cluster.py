@@ -3,11 +3,12 @@
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from random import Random
 
 from bcami.bundled import find_bundled
-from bcami.contract.package import load_package
+from bcami.contract.package import Package, load_package
 from bcami.contract.runtime import Runtime
 from bcami.crypto.hpke import KemSecretKey
 from bcami.crypto.keys import SecretKey
@@ -20,6 +21,7 @@ from bcami.model.events import Observation, Refused
 from bcami.model.genesis import Genesis, Member, Parameters, chain_id
 from bcami.model.transaction import Transaction
 from bcami.node.core.core import NodeCore
+from tests.simulation.discipline import Discipline
 from tests.simulation.shell import Disk, Shell
 
 START_MS = 1_700_000_000_000
@@ -27,6 +29,12 @@ START_MS = 1_700_000_000_000
 
 def entropy(*words: object) -> bytes:
     return repr(words).encode().ljust(32, b"\0")
+
+
+@cache
+def package_of(folder: Path) -> Package:
+    """Chaincode is checked once for all clusters of a test run."""
+    return load_package(folder, None)
 
 
 @dataclass
@@ -49,7 +57,7 @@ def make_identities(n: int = 4, parameters: Parameters | None = None, chaincode:
     utility = SecretKey.generate(entropy("utility"))
     mdms = SecretKey.generate(entropy("mdms"))
     mdms_kem = KemSecretKey.generate(entropy("mdms-kem"))
-    package = load_package(chaincode or Path(find_bundled("chaincode")), None)
+    package = package_of(chaincode or Path(find_bundled("chaincode")))
     genesis = Genesis(
         network="test",
         created_ms=START_MS,
@@ -92,7 +100,7 @@ class Cluster:
         self.n = n
         self.random = Random(seed)
         self.now_ms = START_MS
-        self.package = load_package(folder, self.identities.genesis.chaincode_package)
+        self.package = package_of(folder)
         self.disks = [Disk(MemoryLedger(self.identities.genesis), MemoryPromises()) for _ in range(n)]
         self.shells: list[Shell | None] = [None] * n
         self.observations: list[tuple[int, Observation]] = []
@@ -107,6 +115,7 @@ class Cluster:
         self.block_ms: Callable[[], int] = lambda: self.random.randint(1, 3)
         self.clock_ms = [0] * n
         self.fuses: dict[int, int] = {}
+        self.discipline = Discipline(self.chain)
         self._events: list[Event] = []
         self._order = 0
         self._tickets: dict[tuple[int, int], list[bytes]] = {}
@@ -230,6 +239,7 @@ class Cluster:
     def send(self, sender: int, to: int, message: object) -> None:
         """Carry one message of a core, or what its lie makes of it."""
         lie = self.lies.get(sender)
+        self.discipline.heard(sender, message)
         for item in [message] if lie is None else lie(to, message):
             self.inject(sender, to, item)
 
