@@ -34,6 +34,7 @@ from bcami.ledger.environment import DATA_FILE
 from bcami.ledger.lmdb_ledger import LmdbLedger
 from bcami.ledger.lmdb_promises import LmdbPromises
 from bcami.model import events
+from bcami.model.reasons import Reason
 from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver, now_ms
 from bcami.node.transport import PeerAddress, Transport
@@ -45,6 +46,8 @@ from bcami.processes.watchdog import Watchdog, end_process
 SHUTDOWN_S: Final = 2
 UPKEEP_S: Final = 10.0
 _QUIET: Final = (events.BatchCertified, events.BlockCertified)
+_ROUTINE: Final = (Reason.STALE, Reason.DUPLICATE)
+"""Every vote beyond a quorum is refused under these: counted as a metric, not logged."""
 
 
 class _Server(uvicorn.Server):
@@ -225,6 +228,8 @@ class NodeProcess:
     def _observe(self, observation: events.Observation) -> None:
         self._service.observe(observation)
         if isinstance(observation, _QUIET):
+            return
+        if isinstance(observation, events.Refused) and observation.reason in _ROUTINE:
             return
         record = msgspec.to_builtins(observation, builtin_types=(bytes,))
         kind = record.pop("type")
