@@ -34,6 +34,11 @@ from bcami.units import MIB
 QUEUE_BYTES_MAX: Final = {"votes": 4 * MIB, "bulk": 24 * MIB}
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 2.0
+STEADY_S: Final = 1.0
+"""A connection that lasted so long is made again at once; one that ends sooner counts as a failure."""
+CONNECT_TIMEOUT_S: Final = 5.0
+STALLED_S: Final = 10.0
+"""A peer that takes no bytes for so long is left; otherwise a lost network heals only with TCP's own patience."""
 HELLO_TIMEOUT_S: Final = 5.0
 WRITE_CHUNK_BYTES: Final = 256 * 1024
 LANES: Final = ("votes", "bulk")
@@ -97,35 +102,41 @@ class OutgoingLane:
 
     async def run(self) -> None:
         """Connect, drain the queue, reconnect with capped backoff, until cancelled."""
+        loop = asyncio.get_running_loop()
         delay = RECONNECT_MIN_S
         while True:
-            try:
+            begun = loop.time()
+            await self._connect()
+            delay = RECONNECT_MIN_S if loop.time() - begun > STEADY_S else min(delay * 2, RECONNECT_MAX_S)
+            await asyncio.sleep(delay)
+
+    async def _connect(self) -> None:
+        """Serve one connection until it ends, if there is one."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 reader, writer = await asyncio.open_connection(
                     self._address.host, self._address.port, ssl=self._context, server_hostname=self._address.name
                 )
-            except (OSError, ssl.SSLError):
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, RECONNECT_MAX_S)
-                continue
-            delay = RECONNECT_MIN_S
-            reason = "closed"
-            watch = asyncio.ensure_future(reader.read(1))
-            try:
-                if peer_of(writer, self._roster) != self._address.replica:
-                    reason = "the certificate is not this peer's"
-                    await asyncio.sleep(RECONNECT_MAX_S)
-                    continue
+        except (OSError, ssl.SSLError):
+            return
+        reason = "closed"
+        watch = asyncio.ensure_future(reader.read(1))
+        watch.add_done_callback(_take_note)
+        try:
+            if peer_of(writer, self._roster) == self._address.replica:
                 await self._drain(writer, watch)
-            except (OSError, ssl.SSLError) as error:
-                reason = str(error) or type(error).__name__
-            finally:
-                watch.cancel()
-                self._lost(reason)
-                writer.close()
+            else:
+                reason = "the certificate is not this peer's"
+        except (OSError, ssl.SSLError) as error:
+            reason = str(error) or type(error).__name__
+        finally:
+            watch.cancel()
+            self._lost(reason)
+            writer.transport.abort()
 
     async def _drain(self, writer: asyncio.StreamWriter, watch: "asyncio.Future[bytes]") -> None:
         writer.write(self._hello)
-        await writer.drain()
+        await _flush(writer)
         if self._lane == "votes":
             self._forget_queue()
         self.connected = True
@@ -140,7 +151,7 @@ class OutgoingLane:
                     size += len(data)
                     chunk.append(data)
                 writer.write(b"".join(chunk))
-                await writer.drain()
+                await _flush(writer)
             self._wake.clear()
             wake = asyncio.ensure_future(self._wake.wait())
             try:
@@ -157,6 +168,18 @@ class OutgoingLane:
     def _forget_queue(self) -> None:
         self._queue.clear()
         self.queued_bytes = 0
+
+
+async def _flush(writer: asyncio.StreamWriter) -> None:
+    """Return when the peer has taken enough of what was written. Raises TimeoutError (an OSError) when it stalls."""
+    async with asyncio.timeout(STALLED_S):
+        await writer.drain()
+
+
+def _take_note(watch: "asyncio.Future[bytes]") -> None:
+    """Look at how the watch ended, so that nobody is told of an error that was not looked at."""
+    if not watch.cancelled():
+        watch.exception()
 
 
 def frame(data: bytes) -> bytes:

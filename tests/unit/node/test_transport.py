@@ -70,7 +70,9 @@ class Pair:
             self.pems.append(certificate)
         keys = [SecretKey.generate(bytes([i]) * 32) for i in range(2)]
         key = keys[0]
-        members = tuple(Member(f"node{i + 1}", keys[i].public_key, certificate_fingerprint(self.pems[i])) for i in range(2))
+        members = tuple(
+            Member(f"node{i + 1}", keys[i].public_key, certificate_fingerprint(self.pems[i])) for i in range(2)
+        )
         genesis = Genesis(
             "t",
             0,
@@ -205,3 +207,59 @@ def test_a_full_queue_drops_and_counts_instead_of_growing(pair: Pair) -> None:
         accepted = [outgoing.enqueue(bytes(size)) for _ in range(6)]
         assert accepted == [True] * 4 + [False] * 2
         assert outgoing.queued_bytes <= QUEUE_BYTES_MAX[lane] and outgoing.dropped == 2
+
+
+def test_a_peer_that_closes_at_once_is_not_dialled_in_a_tight_loop(pair: Pair) -> None:
+    async def scene() -> None:
+        accepted: list[float] = []
+        enough = asyncio.Event()
+
+        async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.append(asyncio.get_running_loop().time())
+            writer.close()
+            if len(accepted) == 2 * 4:
+                enough.set()
+
+        server_context, _ = pair.contexts("node2")
+        address = pair.addresses[1]
+        server = await asyncio.start_server(close, address.host, address.port, ssl=server_context)
+        a = pair.transport(0)
+        await a.start()
+        async with asyncio.timeout(20):
+            await enough.wait()
+        lasted = accepted[-1] - accepted[0]
+        assert lasted >= 0.1 + 0.2 + 0.4 - 0.1, "each of the two lanes waits longer every time"
+        await a.stop()
+        server.close()
+
+    asyncio.run(scene())
+
+
+def test_a_peer_that_takes_no_bytes_is_left(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bcami.node.transport.STALLED_S", 0.2)
+
+    async def scene() -> None:
+        held: list[asyncio.StreamWriter] = []
+
+        async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.transport.pause_reading()
+            held.append(writer)
+
+        server_context, _ = pair.contexts("node2")
+        address = pair.addresses[1]
+        server = await asyncio.start_server(deaf, address.host, address.port, ssl=server_context)
+        a, listener = pair.transport(0), pair.listeners[0]
+        await a.start()
+        await listener.until(lambda: listener.up == [1])
+        lane = a._lanes[1, "votes"]
+        async with asyncio.timeout(20):
+            while listener.down != [1]:
+                lane.enqueue(bytes(1 << 20))  # until the buffers of both kernels are full too
+                await asyncio.sleep(0)
+        await a.stop()
+        assert lane.queued_bytes == 0
+        server.close()
+        for writer in held:
+            writer.transport.abort()
+
+    asyncio.run(scene())
