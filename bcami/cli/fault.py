@@ -38,7 +38,8 @@ def list_(home: Home = HOME_DEFAULT, json: Json = False) -> None:
     told: list[dict[str, Any]] = []
     for name, kind in BEHAVIOURS.items():
         options = {
-            field.name: msgspec.to_builtins(field.default) for field in msgspec.structs.fields(kind.options_type)
+            field.name: "…" if field.required else msgspec.to_builtins(field.default)
+            for field in msgspec.structs.fields(kind.options_type)
         }
         what = (kind.__doc__ or "").strip().splitlines()[0]
         told.append({"name": name, "family": kind.family, "what": what, "claim": kind.claim, "options": options})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from bcami.model.reasons import Reason
-from bcami.model.registration import ContributionAnswer
+from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.transaction import Transaction
 from bcami.model.wire import PeerMessage
 from bcami.node.core.effects import Broadcast, Effect, Send
@@ -89,7 +89,9 @@ class Behaviour(Generic[O]):
         """Return why the node refuses a transaction, when admitting and when endorsing; None accepts it."""
         return honest
 
-    def answer(self, node: "FaultyNode", answer: ContributionAnswer) -> ContributionAnswer | Reason:
+    def answer(
+        self, node: "FaultyNode", request: ContributionRequest, answer: ContributionAnswer
+    ) -> ContributionAnswer | Reason:
         """Return the answer to a request for a key share."""
         return answer
 

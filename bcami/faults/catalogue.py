@@ -8,9 +8,21 @@ from typing import Any, Final
 import msgspec
 
 from bcami.errors import InputError
+from bcami.faults.answers import BadStateTransfer, FalseStatus, Flood, LyingShares
+from bcami.faults.batches import (
+    BogusEndorsements,
+    CensorCollector,
+    CensorSigner,
+    EquivocatingCollector,
+    InvalidBatch,
+    WithheldBatch,
+)
 from bcami.faults.behaviour import AnyBehaviour
 from bcami.faults.links import Cut, Delay, Duplicate, Loss
+from bcami.faults.primary import EquivocatingPrimary, FalseTime, ForgedCertificate, SequenceGap, SlowPrimary
 from bcami.faults.silence import Mute, PartialSilence, Withhold
+from bcami.faults.views import ForgedNewView, ForgedPrepared, ViewSpam
+from bcami.faults.votes import CheckpointLiar, EquivocatingVoter, Mutate, ReplayedVotes
 
 BEHAVIOURS: Final[Mapping[str, type[AnyBehaviour]]] = {
     behaviour.name: behaviour
@@ -18,6 +30,28 @@ BEHAVIOURS: Final[Mapping[str, type[AnyBehaviour]]] = {
         Mute,
         PartialSilence,
         Withhold,
+        EquivocatingPrimary,
+        SlowPrimary,
+        SequenceGap,
+        FalseTime,
+        ForgedCertificate,
+        EquivocatingVoter,
+        CheckpointLiar,
+        ReplayedVotes,
+        Mutate,
+        ViewSpam,
+        ForgedPrepared,
+        ForgedNewView,
+        CensorSigner,
+        CensorCollector,
+        InvalidBatch,
+        WithheldBatch,
+        EquivocatingCollector,
+        BogusEndorsements,
+        BadStateTransfer,
+        FalseStatus,
+        LyingShares,
+        Flood,
         Cut,
         Loss,
         Delay,

@@ -34,7 +34,8 @@ ENDED_MAX: Final = 64
 HELD_MAX: Final = 20_000
 """Messages held back at most; more leave at once."""
 
-Signed = TypeVar("Signed", PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView, Endorsement)
+Signable = PrePrepare | Prepare | Commit | Checkpoint | ViewChange | NewView | Endorsement
+Signed = TypeVar("Signed", bound=Signable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class FaultyNode(NodeCore):
         answer = super().contribute(request, now_ms)
         for lease in self.leases(now_ms):
             if isinstance(answer, ContributionAnswer):
-                changed = lease.behaviour.answer(self, answer)
+                changed = lease.behaviour.answer(self, request, answer)
                 lease.behaviour.acted += changed is not answer
                 answer = changed
         return answer
