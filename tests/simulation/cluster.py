@@ -16,7 +16,9 @@ from bcami.crypto.roster import Roster
 from bcami.crypto.verification import verify_receipt
 from bcami.ledger.memory import MemoryLedger, MemoryPromises
 from bcami.model.api import COMMITTED, CertifiedHeader, SubmitResult
+from bcami.model.batch import Batch
 from bcami.model.block import Outcome, Receipt
+from bcami.model.chain import BlockBundle
 from bcami.model.events import Observation, Refused
 from bcami.model.genesis import Genesis, Member, Parameters, chain_id
 from bcami.model.transaction import Transaction
@@ -118,6 +120,7 @@ class Cluster:
         self.discipline = Discipline(self.chain)
         self._events: list[Event] = []
         self._order = 0
+        self._bulk_ms: dict[tuple[int, int], int] = {}
         self._tickets: dict[tuple[int, int], list[bytes]] = {}
         for i in range(n):
             self.start(i)
@@ -244,10 +247,18 @@ class Cluster:
             self.inject(sender, to, item)
 
     def inject(self, sender: int, to: int, message: object) -> None:
-        """Carry a message as it is, to the life that node `to` is in now."""
+        """Carry a message as it is, to the life that node `to` is in now.
+
+        Bulk data comes in the order in which it was sent, as on its own connection; votes overtake each other.
+        """
         shell = self.shells[to]
-        if shell is not None and not self.drop(sender, to, message):
-            self.at(self.delay_ms(), lambda: shell.receive(sender, message))
+        if shell is None or self.drop(sender, to, message):
+            return
+        delay_ms = self.delay_ms()
+        if isinstance(message, Batch | BlockBundle):
+            delay_ms = max(delay_ms, self._bulk_ms.get((sender, to), 0) - self.now_ms)
+            self._bulk_ms[sender, to] = self.now_ms + delay_ms
+        self.at(delay_ms, lambda: shell.receive(sender, message))
 
     # What must hold.
 

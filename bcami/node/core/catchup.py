@@ -16,7 +16,8 @@ QUIET_MS: Final = 300
 BLOCKS_PER_REQUEST: Final = 32
 GAP_AT_ONCE: Final = 4
 """A gap of this many heights is asked for at once; a smaller one only when nothing moved for a while."""
-BARRED_MS_MAX: Final = 30_000
+BARRED_MS_MAX: Final = 16_000
+"""No peer goes unasked for longer, so one that was only slow or cut off is found again."""
 
 
 @dataclass(slots=True)
@@ -83,7 +84,11 @@ class CatchUp:
             return None
         if claimed - executed < GAP_AT_ONCE and elapsed_ms - self._seen_ms < ASK_AGAIN_MS // 2:
             return None
-        chosen = self._choose(able, elapsed_ms)
+        free = [number for number in able if self._peers[number].barred_until_ms <= elapsed_ms]
+        if not free:
+            return None
+        self._turn += 1
+        chosen = free[self._turn % len(free)]
         peer = self._peers[chosen]
         peer.first, peer.last = executed + 1, executed + BLOCKS_PER_REQUEST
         self._request = _Request(chosen, peer.last, elapsed_ms)
@@ -98,14 +103,6 @@ class CatchUp:
         if not request.has_delivered:
             self.failed(request.peer, elapsed_ms)
         return True
-
-    def _choose(self, able: list[int], elapsed_ms: int) -> int:
-        """Take turns among those that are not barred; when all are, the one whose time is over first."""
-        free = [number for number in able if self._peers[number].barred_until_ms <= elapsed_ms]
-        if not free:
-            return min(able, key=lambda number: self._peers[number].barred_until_ms)
-        self._turn += 1
-        return free[self._turn % len(free)]
 
     def expects(self, peer: int, height: int) -> bool:
         """Tell whether a block of this height answers the newest request to a peer."""
