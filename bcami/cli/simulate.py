@@ -1,0 +1,143 @@
+"""simulate: seeds against the whole protocol under virtual time."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bcami.cli.options import Json
+from bcami.cli.screen import SCREEN
+
+if TYPE_CHECKING:
+    from bcami.faults.simulator.runner import Summary
+
+RECORD_HEADER = """# Seeds that were run
+
+Each long run of `bcami simulate --append docs/seeds.md` adds a line: when, at which commit, which seeds, what came out.
+
+| date | commit | nodes | seeds | steps | steps/s | failures |
+|---|---|---|---|---:|---:|---|
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(simulate)
+
+
+def simulate(
+    nodes: Annotated[int | None, typer.Option(metavar="N", min=1, max=31, help="Cluster size, else drawn.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="A:B", help="Half-open range of seeds.")] = "0:100",
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes.")] = 1,
+    trace: Annotated[bool, typer.Option("--trace", help="Print every step of every seed.")] = False,
+    append: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append the result, as docs/seeds.md has it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run seeds of the simulator: real nodes under virtual time, with drawn faults, judged by invariants.
+
+    The same seed gives the same run, always. A seed that fails is shown with the command that replays it.
+
+    Example: bcami simulate --seeds 0:500 --jobs 2
+    """
+    from bcami.errors import ExpectationError
+    from bcami.faults.simulator.runner import Summary, run_seed, run_seeds
+
+    chosen = _parse_seeds(seeds)
+    began = time.monotonic()
+    summary = Summary()
+    if trace:
+        for seed in chosen:
+            summary.add(run_seed(seed, nodes, SCREEN.note))
+    else:
+        with SCREEN.progress("simulate") as progress:
+            for result in run_seeds(chosen, nodes, jobs):
+                summary.add(result)
+                if result.failure is not None:
+                    SCREEN.note(f"seed {result.seed}: {_first_line(result.failure.invariant, result.failure.what)}")
+                progress(
+                    f"{summary.seeds:,}/{len(chosen):,} seeds  {len(summary.failures)} failed  {summary.steps:,} steps"
+                )
+    seconds = time.monotonic() - began
+    _show(summary, seconds)
+    if append is not None:
+        _append(append, seeds, nodes, summary, seconds)
+    SCREEN.result(
+        "bcami/simulate/1",
+        {
+            "seeds": summary.seeds,
+            "steps": summary.steps,
+            "failures": [{"seed": item.seed, "invariant": item.invariant} for item in summary.failures],
+            "seconds": round(seconds, 3),
+            "trace_hash": summary.trace_hash,
+        },
+    )
+    if summary.failures:
+        size = "" if nodes is None else f" --nodes {nodes}"
+        replays = [f"bcami simulate{size} --seeds {item.seed}:{item.seed + 1} --trace" for item in summary.failures]
+        raise ExpectationError(f"{len(summary.failures)} of {summary.seeds} seeds failed", do=replays[0])
+
+
+def _parse_seeds(text: str) -> range:
+    from bcami.errors import InputError
+
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal() or int(first) >= int(last):
+        raise InputError(f"--seeds {text!r} is no range", do="--seeds 0:100 runs the seeds 0 to 99")
+    return range(int(first), int(last))
+
+
+def _first_line(invariant: str, what: str) -> str:
+    lines = what.strip().splitlines() or [""]
+    return f"{invariant}: {lines[0] if len(lines) == 1 else lines[-1]}"
+
+
+def _show(summary: "Summary", seconds: float) -> None:
+    for item in summary.failures:
+        SCREEN.line(f"seed {item.seed} fails {_first_line(item.invariant, item.what)}", "red")
+    pace = summary.steps / max(seconds, 0.001)
+    SCREEN.line(
+        f"{summary.seeds:,} seeds, {summary.steps:,} steps, {summary.blocks:,} blocks, "
+        f"{summary.transactions:,} receipts, {summary.virtual_s:,.0f} virtual seconds in {seconds:.1f} s "
+        f"({pace:,.0f} steps/s): "
+        + ("every invariant held" if not summary.failures else f"{len(summary.failures)} failed")
+    )
+
+
+def _append(path: Path, seeds: str, nodes: int | None, summary: "Summary", seconds: float) -> None:
+    from datetime import UTC, datetime
+
+    if not path.exists():
+        path.write_text(RECORD_HEADER, encoding="utf-8")
+    failed = ", ".join(f"{item.seed} ({item.invariant})" for item in summary.failures) or "none"
+    cells = (
+        datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        _commit(),
+        "drawn" if nodes is None else str(nodes),
+        seeds,
+        f"{summary.steps:,}",
+        f"{summary.steps / max(seconds, 0.001):,.0f}",
+        failed,
+    )
+    with path.open("a", encoding="utf-8") as file:
+        file.write("| " + " | ".join(cells) + " |\n")
+
+
+def _commit() -> str:
+    from bcami import __version__
+
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return done.stdout.strip()

@@ -1,0 +1,243 @@
+"""One run: a cluster, its clients and its faults; first the safety phase, then the liveness phase.
+
+Safety: anything may fail, nothing may contradict. Liveness: a drawn core of at least a strong quorum of honest nodes is
+healed for good while the other honest ones stay down and Byzantine ones go on; within `liveness_bound_ms` every open
+request has its receipt and every node of the core is certified at one height (I11).
+"""
+
+from collections.abc import Callable, Sequence
+
+from bcami.faults.simulator.disk import Disk, DiskPlan
+from bcami.faults.simulator.events import Events, stream
+from bcami.faults.simulator.identities import entropy, identities
+from bcami.faults.simulator.load import Clients
+from bcami.faults.simulator.network import Network, NetworkPlan
+from bcami.faults.simulator.node import Machine
+from bcami.faults.simulator.oracles import Oracles, Violation
+from bcami.faults.simulator.plan import Plan
+from bcami.faults.simulator.replay import Auditor
+from bcami.faults.simulator.saboteur import Saboteur
+from bcami.faults.simulator.trace import Trace, describe
+from bcami.model.api import CertifiedHeader, SubmitResult
+from bcami.model.block import BlockCertificate
+from bcami.model.events import Observation
+from bcami.model.genesis import Parameters
+from bcami.model.transaction import Transaction
+from bcami.model.wire import PeerMessage
+from bcami.node.core import effects as core
+from bcami.node.core.core import NodeCore
+
+CALM_NETWORK = NetworkPlan(delay_ms=(1, 10))
+CALM_DISK = DiskPlan(write_ms=(0, 3))
+
+
+def liveness_bound_ms(parameters: Parameters, f: int) -> int:
+    """Return the virtual time within which a healed core converges.
+
+    Up to f + 1 primaries in a row may be Byzantine or down; each costs at most one capped view timer to leave and one
+    to be replaced, and one fairness time when it orders, but not everything. Twice that, because views of the core
+    may first have to meet, and twenty seconds for catch-up and for clients that ask again.
+    """
+    one_primary_ms = 2 * parameters.view_timer_cap_ms + parameters.fairness_ms
+    return 2 * (f + 2) * one_primary_ms + 20_000
+
+
+class SimulatedCluster:
+    """Everything of one run."""
+
+    def __init__(self, plan: Plan, trace: Trace) -> None:
+        self.plan = plan
+        self.trace = trace
+        self.events = Events()
+        self.disk_plan = plan.disk
+        self._identities = identities(plan.nodes, plan.parameters, real=plan.real_signatures)
+        self.oracles = Oracles(self._identities.roster)
+        self.excused = self.oracles.excused
+        self.network = Network(plan.nodes, plan.network, stream(plan.seed, "network"))
+        draw = stream(plan.seed, "disk")
+        genesis = self._identities.genesis
+        self.machines = [Machine(i, Disk.fresh(genesis), self, draw) for i in range(plan.nodes)]
+        self.clients = Clients(self._identities, plan.load, self.events, self, stream(plan.seed, "load"))
+        self.saboteur = Saboteur(self, plan, stream(plan.seed, "saboteur"))
+        self._auditor = Auditor(self._identities.roster, self._identities.runtime)
+        self._may_start: Callable[[int], bool] = self.saboteur.may_restart
+
+    # The two phases.
+
+    def run(self) -> None:
+        """Run both phases. Raises Violation."""
+        for node in self.plan.byzantine:
+            self.excuse(node)
+        for machine in self.machines:
+            self.restart(machine.index)
+        self.clients.begin()
+        self.saboteur.begin()
+        self.events.run_until(self.plan.safety_ms)
+        self.audit()
+        self._heal()
+        bound_ms = liveness_bound_ms(self.plan.parameters, self.plan.quorum.f)
+        deadline_ms = self.events.now_ms + bound_ms
+        for _ in range(3):
+            self.clients.send_new()
+        if not self.events.run_until(deadline_ms, self._has_converged):
+            raise Violation("I11", f"no convergence within {bound_ms} ms: {self.describe()}")
+        self.audit()
+
+    def _heal(self) -> None:
+        """End all faults for a core of honest nodes, for good; the other honest ones go down for good."""
+        self.saboteur.stop()
+        self.network.heal()
+        self.network.plan, self.disk_plan = CALM_NETWORK, CALM_DISK
+        honest = [i for i in range(self.plan.nodes) if i not in self.excused and i not in self.saboteur.dead]
+        size = max(self.plan.quorum.strong, self.plan.core_size - (self.plan.nodes - len(honest)))
+        self.chosen = sorted(stream(self.plan.seed, "core").sample(honest, min(size, len(honest))))
+        self._may_start = lambda node: node in self.chosen or node in self.excused
+        self.note(f"heal {self.chosen} for good")
+        for machine in self.machines:
+            machine.skew_ms, machine.disk.is_full = 0, False
+            if machine.index not in self.chosen and machine.index not in self.excused:
+                self.crash(machine.index)
+            elif machine.life is None:
+                self.restart(machine.index)
+            elif machine.life.is_paused:
+                machine.life.resume()
+
+    def _has_converged(self) -> bool:
+        if self.trace.steps % 16:
+            return False
+        disks = [self.machines[i].disk.ledger for i in self.chosen]
+        certified = disks[0].certified_height
+        if any(ledger.certified_height != certified or ledger.height != certified for ledger in disks):
+            return False
+        return not self.clients.open
+
+    # What the saboteur does.
+
+    def restart(self, node: int) -> None:
+        """Start a node that is down, unless its key is dead; its peers notice."""
+        machine = self.machines[node]
+        if machine.life is not None or not self._may_start(node):
+            return
+        self.note(f"start {node}")
+        machine.start()
+        for other in self.machines:
+            if other is not machine and machine.life is not None and other.life is not None:
+                machine.life.connected(other.index)
+                other.life.connected(node)
+
+    def crash(self, node: int) -> None:
+        """End a process at once; its peers notice."""
+        machine = self.machines[node]
+        if machine.life is None:
+            return
+        machine.crash()
+        self._gone(node)
+
+    def excuse(self, node: int) -> None:
+        """Expect nothing of a node any more."""
+        self.excused.add(node)
+
+    def note(self, what: str) -> None:
+        self.trace.note(self.events.now_ms, what)
+
+    def _gone(self, node: int) -> None:
+        for other in self.machines:
+            if other.life is not None:
+                other.life.disconnected(node)
+
+    # What clients do.
+
+    def reachable(self) -> list[int]:
+        return [machine.index for machine in self.machines if machine.life is not None and not machine.life.is_paused]
+
+    def submit(self, node: int, transactions: list[Transaction]) -> None:
+        life = self.machines[node].life
+        if life is not None:
+            life.submit(transactions)
+
+    # What nodes meet.
+
+    def make_core(self, machine: Machine) -> NodeCore:
+        network, index = self._identities, machine.index
+        return NodeCore(
+            network.roster,
+            index,
+            network.consensus[index],
+            network.runtime,
+            machine.disk.ledger,
+            list(machine.disk.promises.items()),
+            entropy("contribution", index),
+        )
+
+    def stepped(self, machine: Machine, what: str, effects: Sequence[core.Effect]) -> None:
+        mark = "!" if machine.index in self.excused else ""
+        self.trace.step(self.events.now_ms, machine, what, effects, mark)
+        for effect in effects:
+            if isinstance(effect, core.SaveCertificate):
+                self.oracles.certified(machine.index, effect.certificate)
+
+    def persisted(self, machine: Machine, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:
+        self.oracles.persisted(machine.index, machine.disk, puts, deletes)
+
+    def leaves(self, machine: Machine, message: PeerMessage, to: int | None) -> None:
+        self.oracles.leaves(machine.index, machine.disk, message)
+        what = f"{describe(message)} <- {machine.index}"
+        for other in self.machines if to is None else (self.machines[to],):
+            if other is machine:
+                continue
+            for delay_ms, item in self.network.passages(machine.index, other.index, message, self.events.now_ms):
+                name = what if item is message else f"{describe(item)} <- {machine.index} again"
+                self.events.after(delay_ms, self._arrive, machine.index, other, item, name)
+
+    def _arrive(self, sender: int, machine: Machine, message: PeerMessage, what: str) -> None:
+        if machine.life is not None:
+            machine.life.receive(sender, message, what)
+
+    def executed(self, machine: Machine, effect: core.CommitBlock, view: int) -> None:
+        self.oracles.executed(machine.index, effect.commit, view if effect.certificate is None else None)
+
+    def certified(self, machine: Machine, certificate: BlockCertificate) -> None:
+        """Checked in `stepped`, before what else the step led to."""
+
+    def observed(self, machine: Machine, observation: Observation) -> None:
+        self.oracles.observed(machine.index, observation)
+
+    def answered(self, machine: Machine, results: Sequence[SubmitResult], blocks: Sequence[CertifiedHeader]) -> None:
+        self.oracles.answered(machine.index, results, blocks)
+        if machine.index not in self.excused:
+            for result in results:
+                self.clients.settle(result)
+
+    def ended(self, machine: Machine, why: str, *, by_disk: bool) -> None:
+        self.note(f"{machine.index} ended: {why.splitlines()[-1]}")
+        if not by_disk:
+            self.oracles.ended(machine.index, why)
+        self._gone(machine.index)
+
+    # The end of a phase.
+
+    def audit(self) -> None:
+        """Execute the longest honest chain again from genesis and compare all honest nodes with it (I3, I4, I7)."""
+        honest = [machine for machine in self.machines if machine.index not in self.excused]
+        longest = max(honest, key=lambda machine: machine.disk.ledger.height)
+        self._auditor.follow(longest.disk.ledger)
+        for machine in honest:
+            self._auditor.compare(machine.disk.ledger, f"node {machine.index}")
+        for result in self.oracles.receipts.values():
+            self._check_receipt(result)
+
+    def _check_receipt(self, result: SubmitResult) -> None:
+        """I15: what was acknowledged is on an honest disk, and still the first outcome."""
+        place = self._auditor.ledger.place(result.transaction_id)
+        if place is None or (place.height, place.index) != (result.height, result.index):
+            raise Violation("I15", f"an acknowledged transaction of block {result.height} is lost or elsewhere")
+
+    def describe(self) -> str:
+        """Return where everybody stands."""
+        parts = []
+        for machine in self.machines:
+            node, ledger = machine.core, machine.disk.ledger
+            state = "down" if node is None else f"view {node.view}{'?' if node.pbft.in_view_change else ''}"
+            mark = "!" if machine.index in self.excused else ""
+            parts.append(f"{machine.index}{mark}: {state} {ledger.height}/{ledger.certified_height}")
+        return "; ".join(parts) + f"; {len(self.clients.open)} requests open"

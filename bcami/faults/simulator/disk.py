@@ -1,0 +1,59 @@
+"""What a node has on disk, and what may happen to it.
+
+Like LMDB's, a write is whole or not there; what differs is whether one that was under way at a crash is there. Every
+record carries a checksum (tests/unit/ledger), so a flipped bit and a misdirected write are found at the next start, as
+`bcami.processes.node` checks both stores before it opens them. What no checksum can show is a whole older state of the
+vote log: a write that was acknowledged and never made, or a restored backup. Such a node counts as Byzantine
+(protocol 6.3).
+"""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from bcami.ledger.memory import MemoryLedger, MemoryPromises
+from bcami.model.genesis import Genesis
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """How disks behave while faults last."""
+
+    write_ms: tuple[int, int] = (0, 3)
+    crash_at_write: float = 0.0
+    """Chance that a node crashes as one of its writes ends, before or after it counts."""
+    fail: float = 0.0
+    """Chance that a write is refused: fsync error, no space, read-only (fault F16). The data may be there or not."""
+
+
+class DiskError(Exception):
+    """The disk refused a write."""
+
+
+@dataclass(slots=True)
+class Disk:
+    """What survives the end of a process."""
+
+    genesis: Genesis
+    ledger: MemoryLedger
+    promises: MemoryPromises
+    is_ledger_damaged: bool = False
+    is_full: bool = False
+    are_promises_gone: bool = False
+    """Damaged or lost: this key is dead (protocol 6.3)."""
+    backups: list[dict[bytes, bytes]] = field(default_factory=list)
+
+    @classmethod
+    def fresh(cls, genesis: Genesis) -> "Disk":
+        return cls(genesis, MemoryLedger(genesis), MemoryPromises())
+
+    def rebuild(self) -> None:
+        """Put a damaged ledger aside: the node gets its blocks from its peers and keeps what it promised."""
+        self.ledger = MemoryLedger(self.genesis)
+        self.is_ledger_damaged = False
+
+    def back_up(self) -> None:
+        self.backups.append(dict(self.promises.records))
+
+    def restore_backup(self, draw: Random) -> None:
+        """Come back with an older vote log."""
+        self.promises = MemoryPromises(dict(draw.choice(self.backups)) if self.backups else {})

@@ -1,0 +1,106 @@
+"""The chain of a finished phase, executed again from genesis by somebody who trusts nobody.
+
+I3 validity      every valid transaction carries the signatures that its contract asks for
+I4 exactly once  no transaction, and no (signer, session, sequence), is valid twice; the first outcome is the one
+                 that the index knows
+I7 equality      the same headers, the same world state at every node of that height
+I14 reads        what a node reads at a height is what the chain says at that height
+"""
+
+from bcami.contract.runtime import Runtime
+from bcami.crypto.roster import Roster
+from bcami.crypto.signatures import verify
+from bcami.endorsement.pool import HeldBatch, hold
+from bcami.faults.simulator.oracles import Violation
+from bcami.ledger.memory import MemoryLedger
+from bcami.ledger.store import Ledger
+from bcami.model.block import header_hash
+from bcami.model.chain import TransactionPlace
+from bcami.model.reasons import Reason
+from bcami.model.transaction import Transaction
+from bcami.node.core.execution import ExecutedBlock, Executor
+from bcami.node.core.world import WorldState
+
+Key = tuple[bytes, int, int]
+
+
+class Auditor:
+    """Executes a ledger's blocks anew, from where it stopped the last time."""
+
+    def __init__(self, roster: Roster, runtime: Runtime) -> None:
+        self._roster = roster
+        self._runtime = runtime
+        self.ledger = MemoryLedger(roster.genesis)
+        self._world = WorldState(self.ledger)
+        self._executor = Executor(roster, runtime, self._world, self.ledger)
+        self._valid: dict[bytes, int] = {}
+        self._consumed: dict[Key, bytes] = {}
+        self._first: dict[bytes, TransactionPlace] = {}
+        self.transactions = 0
+
+    def follow(self, source: Ledger) -> None:
+        """Execute what the ledger has above the last audited height."""
+        for height in range(self._executor.height + 1, source.height + 1):
+            self._block(source, height)
+
+    def _block(self, source: Ledger, height: int) -> None:
+        block = source.block(height)
+        assert block is not None
+        held: dict[bytes, HeldBatch] = {}
+        for stored in source.batches(height):
+            batch = hold(stored.batch, self._roster.chain)
+            held[batch.digest] = batch
+        found = self._signed(held)
+        result = self._executor.execute(block.proposal, held.get)
+        if not isinstance(result, ExecutedBlock):
+            raise Violation("I7", f"block {height} lacks batches that it executed")
+        if header_hash(block.header) != result.header_hash:
+            raise Violation("I7", f"executing block {height} again gives another header")
+        for index, outcome in enumerate(result.commit.block.outcomes):
+            self._outcome(outcome.transaction_id, outcome.reason, TransactionPlace(height, index), found)
+        self.ledger.commit(result.commit)
+        self._world.durable(height, [key for key, _ in result.commit.writes])
+
+    def _signed(self, held: dict[bytes, HeldBatch]) -> dict[bytes, tuple[Transaction, bool]]:
+        """Return each transaction by id, and whether its signatures are those asked for before the block."""
+        found: dict[bytes, tuple[Transaction, bool]] = {}
+        for batch in held.values():
+            for tx, tx_id in zip(batch.batch.transactions, batch.ids, strict=True):
+                keys = self._runtime.signers(tx, self._world.read)
+                is_signed = not isinstance(keys, Reason) and len(keys) == len(tx.signatures)
+                if not isinstance(keys, Reason) and is_signed:
+                    is_signed = all(map(verify, keys, tx.signatures, [tx_id] * len(keys)))
+                found[tx_id] = (tx, is_signed or found.get(tx_id, (tx, False))[1])
+        return found
+
+    def _outcome(
+        self, tx_id: bytes, reason: Reason, place: TransactionPlace, found: dict[bytes, tuple[Transaction, bool]]
+    ) -> None:
+        self.transactions += 1
+        self._first.setdefault(tx_id, place)
+        if reason is not Reason.VALID:
+            return
+        tx, is_signed = found[tx_id]
+        if not is_signed:
+            raise Violation("I3", f"block {place.height} calls {tx.function} valid without its signatures")
+        if tx_id in self._valid:
+            raise Violation("I4", f"a transaction is valid in blocks {self._valid[tx_id]} and {place.height}")
+        self._valid[tx_id] = place.height
+        key = (tx.signer, tx.session, tx.sequence)
+        if self._consumed.setdefault(key, tx_id) != tx_id:
+            raise Violation("I4", f"number {tx.sequence} of a session is used twice, again in block {place.height}")
+
+    def compare(self, ledger: Ledger, who: str) -> None:
+        """Check that a ledger is a prefix of this chain, and that at equal height it holds the same state."""
+        for height in range(1, ledger.height + 1):
+            if ledger.header(height) != self.ledger.header(height):
+                raise Violation("I7", f"{who} has another header at height {height}")
+        if ledger.height != self.ledger.height:
+            return
+        if ledger.lthash() != self.ledger.lthash():
+            raise Violation("I7", f"{who} has another state hash at height {ledger.height}")
+        if list(ledger.scan(b"", 1 << 30)) != list(self.ledger.scan(b"", 1 << 30)):
+            raise Violation("I14", f"{who} reads other values at height {ledger.height}")
+        for tx_id, place in self._first.items():
+            if ledger.place(tx_id) != place:
+                raise Violation("I4", f"{who} places a transaction elsewhere than its first outcome")
