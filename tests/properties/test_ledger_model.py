@@ -11,8 +11,8 @@ from bcami.ledger import index
 from bcami.ledger.audit import inspect
 from bcami.ledger.lmdb_ledger import LmdbLedger
 from bcami.ledger.memory import MemoryLedger
-from bcami.ledger.report import AuditHooks
 from bcami.ledger.position import POSITION_BYTES, PositionMark
+from bcami.ledger.report import AuditHooks
 from bcami.ledger.store import Ledger
 from bcami.model.chain import TransactionPlace
 from bcami.model.reasons import Reason

@@ -21,10 +21,8 @@ class WorldState:
     def read(self, key: bytes) -> StateEntry | None:
         if key in self._pending:
             return self._pending[key]
-        try:
+        if key in self._cache:
             return self._cache[key]
-        except KeyError:
-            pass
         entry = self._ledger.state(key)
         if len(self._cache) >= CACHE_ENTRIES_MAX:
             self._cache.clear()
