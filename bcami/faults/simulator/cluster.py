@@ -7,10 +7,12 @@ request has its receipt and every node of the core is certified at one height (I
 
 from collections.abc import Callable, Sequence
 
+from bcami.faults.node import FaultyNode
 from bcami.faults.simulator.disk import Disk, DiskPlan
 from bcami.faults.simulator.events import Events, stream
 from bcami.faults.simulator.identities import entropy, identities
 from bcami.faults.simulator.load import Clients
+from bcami.faults.simulator.misbehaviour import FOR_EVER_MS, draw_behaviours
 from bcami.faults.simulator.network import Network, NetworkPlan
 from bcami.faults.simulator.node import Machine
 from bcami.faults.simulator.oracles import Oracles, Violation
@@ -54,6 +56,7 @@ class SimulatedCluster:
         self.oracles = Oracles(self._identities.roster)
         self.excused = self.oracles.excused
         self.network = Network(plan.nodes, plan.network, stream(plan.seed, "network"))
+        self._behaviour_draw = stream(plan.seed, "behaviour")
         draw = stream(plan.seed, "disk")
         genesis = self._identities.genesis
         self.machines = [Machine(i, Disk.fresh(genesis), self, draw) for i in range(plan.nodes)]
@@ -159,7 +162,8 @@ class SimulatedCluster:
 
     def make_core(self, machine: Machine) -> NodeCore:
         network, index = self._identities, machine.index
-        return NodeCore(
+        kind = FaultyNode if index in self.plan.byzantine else NodeCore
+        node = kind(
             network.roster,
             index,
             network.consensus[index],
@@ -168,6 +172,23 @@ class SimulatedCluster:
             list(machine.disk.promises.items()),
             entropy("contribution", index),
         )
+        if isinstance(node, FaultyNode):
+            self._misbehave(node, machine)
+        return node
+
+    def misbehave(self, node: int) -> str:
+        """Let a Byzantine node show something else from now on."""
+        machine = self.machines[node]
+        if isinstance(machine.core, FaultyNode):
+            self._misbehave(machine.core, machine)
+        return ""
+
+    def _misbehave(self, node: FaultyNode, machine: Machine) -> None:
+        node.stop_faults()
+        shown = draw_behaviours(self._behaviour_draw, self.plan.nodes, self.clients.signer)
+        for behaviour in shown:
+            node.inject(behaviour, FOR_EVER_MS, machine.clock_ms)
+        self.note(f"{machine.index} shows {', '.join(behaviour.name for behaviour in shown)}")
 
     def stepped(self, machine: Machine, what: str, effects: Sequence[core.Effect]) -> None:
         mark = "!" if machine.index in self.excused else ""

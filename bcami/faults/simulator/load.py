@@ -82,6 +82,7 @@ class Clients:
         self._draw = draw
         self._sequence = 0
         self.requests: dict[bytes, Request] = {}
+        self.signer = operator_id(network.utility.public_key)
 
     def begin(self) -> None:
         """Send what the plan says, spread over time, and ask again for ever."""
@@ -115,11 +116,10 @@ class Clients:
     def _enrol(self, sequence: int, hid: bytes, ahead_ms: int = 0) -> tuple[Transaction, bytes]:
         network = self._network
         argument = EnrolArgument(hid, network.mdms.public_key, network.mdms_kem.public_key)
-        signer = operator_id(network.utility.public_key)
         time_ms = self._events.wall_ms + ahead_ms
         keys = [network.utility]
         return make_transaction(
-            network, keys, "registration", "enrol", signer, (0, sequence), time_ms, encode(argument)
+            network, keys, "registration", "enrol", self.signer, (0, sequence), time_ms, encode(argument)
         )
 
     def _send_planned(self) -> None:

@@ -29,6 +29,7 @@ FAULTS: Final = (
     "lose_ledger",
     "lose_promises",
     "old_backup",
+    "misbehave",
 )
 """What the saboteur can do; see `saboteur`."""
 ALWAYS: Final = frozenset(("heal",))
@@ -70,8 +71,8 @@ def draw_plan(seed: int, nodes: int | None = None) -> Plan:
         view_timer_cap_ms=view_timer_ms * draw.choice((4, 8)),
         fairness_ms=draw.choice((1_000, 2_500)),
     )
-    faults = tuple(name for name in FAULTS if name in ALWAYS or draw.random() < 0.3)
-    byzantine = sorted(draw.sample(range(size), draw.randint(0, quorum.f))) if draw.random() < 0.5 else []
+    faults = tuple(name for name in FAULTS if draw.random() < 0.3 or name in ALWAYS)
+    byzantine = sorted(draw.sample(range(size), draw.randint(0, quorum.f))) if draw.random() < 0.7 else []
     return Plan(
         seed=seed,
         nodes=size,

@@ -44,6 +44,7 @@ class Saboteur:
             "lose_ledger": self._lose_ledger,
             "lose_promises": self._lose_promises,
             "old_backup": self._old_backup,
+            "misbehave": self._misbehave,
         }
 
     @property
@@ -185,3 +186,10 @@ class Saboteur:
         self._cluster.excuse(node)
         self._cluster.machines[node].disk.restore_backup(self._draw)
         return f"promises of {node} come from an old backup: Byzantine from here on"
+
+    # Byzantine nodes.
+
+    def _misbehave(self) -> str:
+        if not self._plan.byzantine:
+            return ""
+        return self._cluster.misbehave(self._draw.choice(self._plan.byzantine))
