@@ -1,8 +1,8 @@
 """Faults as a first-class thing: what a node can be told to do wrong, scenarios, and what must hold all the same.
 
     behaviour   what a behaviour may do, in one class         node       a node that shows behaviours under a lease
-    silence, primary, votes, views, batches, answers, links   the behaviours
-    catalogue   the one list of them                          disk       a slow disk, for live nodes only
+    silence, primary, votes, views, batches, answers, links, disk   the behaviours
+    catalogue   the one list of them
     scenario    a timeline and its expectations, as a file    verdict    judges what a run saw
 
 The same behaviours run under the simulator's virtual time and in a live node, because they act on the messages and

@@ -18,6 +18,7 @@ from bcami.faults.batches import (
     WithheldBatch,
 )
 from bcami.faults.behaviour import AnyBehaviour
+from bcami.faults.disk import SlowDisk
 from bcami.faults.links import Cut, Delay, Duplicate, Loss
 from bcami.faults.primary import EquivocatingPrimary, FalseTime, ForgedCertificate, SequenceGap, SlowPrimary
 from bcami.faults.silence import Mute, PartialSilence, Withhold
@@ -56,6 +57,7 @@ BEHAVIOURS: Final[Mapping[str, type[AnyBehaviour]]] = {
         Loss,
         Delay,
         Duplicate,
+        SlowDisk,
     )
 }
 
