@@ -1,7 +1,7 @@
 """Protocol 5.4: a node whose state is wrong stops, says so, and writes nothing that a certificate contradicts."""
 
 from bcami.contract.runtime import Execution
-from bcami.model.consensus import Checkpoint
+from bcami.model.consensus import Checkpoint, Commit
 from bcami.model.events import ContractFault, Halted
 from bcami.model.reasons import Reason
 from tests.simulation.scene import WAIT_MS, Scene
@@ -74,7 +74,7 @@ def test_a_halted_node_does_not_keep_itself_busy() -> None:
     for _ in range(6):
         cluster.submit(0, scene.reports(1))
         cluster.run(1)
-    node._halt("for the test")
+    node._chain.halt("for the test")
     cluster.run(1_000)
     pending = [event for event in cluster._events if event.at_ms > cluster.now_ms]
     cluster.run(1_000)
@@ -94,3 +94,28 @@ def test_where_a_contract_broke_reaches_the_log() -> None:
     assert [(item.transaction_id, item.fault) for item in faults] == [
         (cluster.node(1).id_of(report), "height 4: usage.report broke in x")
     ]
+
+
+def test_a_certificate_that_came_before_the_decision_is_looked_at_before_the_block_is_written() -> None:
+    """CHECKPOINTs overtake COMMITs: the block was written all the same, and stood in the ledger after a restart."""
+    scene = Scene()
+    cluster = scene.cluster
+    make_wrong(scene, 3)
+    before = cluster.heights()[3]
+    late = []
+
+    def hold_back(sender: int, receiver: int, message: object) -> bool:
+        if receiver == 3 and isinstance(message, Commit):
+            late.append((sender, message))
+            return True
+        return False
+
+    cluster.drop = hold_back
+    assert scene.commit(1, scene.reports(1)) == ["valid"]
+    cluster.run(100)
+    assert cluster.node(3)._chain.certificates
+    for sender, message in late:
+        cluster.shells[3].receive(sender, message)
+    assert halted(scene) == [3]
+    cluster.run(1_000)
+    assert cluster.heights()[3] == before

@@ -1,32 +1,31 @@
 """`NodeCore`: the composition, and the only way in.
 
     dissemination  batches and endorsements        submissions  what clients ask to be taken in
-    execution      proposals into blocks           answers      outcomes, certificates, who waits
+    chain          decided, executed, written      answers      outcomes, certificates, who waits
+    execution      a proposal into a block         world        the state that execution reads
     catchup        blocks that this node lacks     fetching     batches that it lacks
     gaps           certificates that never came    serving      what peers may ask for
 
-Ordering is `bcami.pbft`. What is decided, by votes or by catch-up, is executed in height order; a block is written,
-then vouched for; its outcomes are answered when its certificate is known.
+Ordering is `bcami.pbft`. In here is only who tells whom.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
 from bcami.contract.issuance import answer_contribution
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
-from bcami.crypto.verification import verify_batch_certificate, verify_block_certificate, verify_bundle
+from bcami.crypto.verification import verify_batch_certificate, verify_block_certificate
 from bcami.endorsement.collector import GATHER_MS
 from bcami.endorsement.pool import hold
 from bcami.ledger.store import Ledger
 from bcami.model import events
 from bcami.model.api import CertifiedHeader, SubmitResult
 from bcami.model.batch import BATCH_BYTES_MAX, Batch, BatchCertificate, Endorsement
-from bcami.model.block import BlockCertificate, CheckpointVote, checkpoint_digest, header_hash
+from bcami.model.block import BlockCertificate, header_hash
 from bcami.model.chain import BlockBundle
-from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepare, Proposal, ViewChange
+from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepare, ViewChange
 from bcami.model.reasons import Reason
 from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.transaction import Transaction, transaction_id
@@ -35,13 +34,14 @@ from bcami.node.core import effects as out
 from bcami.node.core.admission import Tickets
 from bcami.node.core.answers import Answers
 from bcami.node.core.catchup import CatchUp
+from bcami.node.core.chain import Chain, Decision
 from bcami.node.core.contributions import ContributionRate
 from bcami.node.core.dissemination import Dissemination
 from bcami.node.core.elapsed import Elapsed
-from bcami.node.core.execution import ExecutedBlock, Executor, MissingBatches
+from bcami.node.core.execution import Executor
 from bcami.node.core.fetching import FETCH_AGAIN_MS, Fetching
 from bcami.node.core.gaps import Gaps
-from bcami.node.core.serving import Credit, batch_bytes, bundles
+from bcami.node.core.serving import Serving, batch_bytes
 from bcami.node.core.submissions import Submissions
 from bcami.node.core.world import WorldState
 from bcami.pbft import effects as pbft_out
@@ -54,15 +54,6 @@ WRITES_BEHIND_MAX: Final = 32
 """Blocks that catch-up executes ahead of the disk."""
 
 ConsensusMessage = PrePrepare | Prepare | Commit | Checkpoint | ViewChange | NewView
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What ordering or catch-up says about a height."""
-
-    proposal: Proposal
-    certificate: BlockCertificate | None
-    view: int
 
 
 class NodeCore:
@@ -85,7 +76,6 @@ class NodeCore:
         self.runtime = runtime
         self.world = WorldState(ledger)
         self.executor = Executor(roster, runtime, self.world, ledger)
-        self.halted: str | None = None
         self.catchup = CatchUp(roster.quorum.weak)
         self._signer = signer
         self._contribution_secret = contribution_secret
@@ -98,13 +88,8 @@ class NodeCore:
         self._submissions = Submissions(self._answers, self._lanes, self._check, self._out)
         self._fetching = Fetching(replica)
         self._gaps = Gaps(roster, replica)
-        self._credit = Credit(roster.quorum.n)
-        self._decided: dict[int, Decision] = {}
-        self._writing: dict[int, ExecutedBlock] = {}
-        """Blocks on their way to disk."""
-        self._certificates: dict[int, BlockCertificate] = {}
-        """Of blocks that are not durable here yet."""
-        self._durable = ledger.height
+        self._serving = Serving(roster, replica, signer, ledger, self._pool, self._answers, self._out)
+        self._chain = Chain(roster, replica, ledger, self.executor, self._pool, self._answers, self._out)
         self.pbft = self._make_replica(self._restore(promises))
 
     def _restore(self, promises: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -186,9 +171,9 @@ class NodeCore:
             case Status():
                 self._on_status(peer, message, now_ms)
             case FetchBatch():
-                self._on_fetch_batch(peer, message)
+                self._serving.on_fetch_batch(peer, message, self._elapsed.ms)
             case FetchBlocks():
-                self._on_fetch_blocks(peer, message)
+                self._serving.on_fetch_blocks(peer, message, self._elapsed.ms, may_sign=not self.halted)
             case BlockBundle():
                 self._on_bundle(peer, message)
             case _:
@@ -219,20 +204,18 @@ class NodeCore:
     def block_durable(self, height: int, now_ms: int) -> list[out.Effect]:
         """The ledger has the block on disk: only now may a checkpoint say so."""
         elapsed_ms = self._elapsed.advance(now_ms)
-        block = self._writing.pop(height)
-        self._durable = height
+        block, certificate = self._chain.written(height)
         self.world.durable(height, [key for key, _ in block.commit.writes])
         self._lanes.executed(block.digests, block.lanes)
-        certificate = self._certificates.pop(height, None)
         step: pbft_in.Input = pbft_in.Executed(height, block.header_hash, block.lanes)
         if certificate is not None:
             step = pbft_in.Synced(height, block.header_hash, certificate, block.lanes)
         if not self.halted:
             self._ordered(self.pbft.step(step, now_ms))
         if certificate is not None:
-            self._answer(certificate)
+            self._chain.answer(certificate)
         if not self.halted:
-            self._lanes.retry_behind(self._durable, elapsed_ms)
+            self._lanes.retry_behind(self._chain.durable, elapsed_ms)
             self._ask_for_blocks()
         self._cut(now_ms)
         return self._out.take()
@@ -263,8 +246,13 @@ class NodeCore:
         return transaction_id(tx, self.roster.chain, self.roster.epoch)
 
     @property
+    def halted(self) -> str | None:
+        """Why this node stopped ordering (protocol 5.4); None while it works."""
+        return self._chain.halted
+
+    @property
     def height(self) -> int:
-        return self._durable
+        return self._chain.durable
 
     @property
     def certified_height(self) -> int:
@@ -308,86 +296,19 @@ class NodeCore:
                 case pbft_out.CancelTimer(name):
                     self._out.add(out.CancelTimer("pbft/" + name))
                 case pbft_out.Decided(height, proposal, view):
-                    self._decide(height, Decision(proposal, None, view))
+                    self._chain.decide(height, Decision(proposal, None, view))
+                    self._fetch_missing()
                 case pbft_out.Certified(certificate):
-                    self._on_certified(certificate)
+                    self._chain.certified(certificate)
                 case pbft_out.NeedBlocks(target_height):
                     self.catchup.want(target_height)
                     self._ask_for_blocks()
                 case pbft_out.Observe(observation):
                     self._out.observe(observation)
                 case pbft_out.Halt(reason):
-                    self.halted = self.halted or reason  # ordering has said so itself
+                    self._chain.halted = self._chain.halted or reason  # ordering has said so itself
                 case _:
                     assert_never(effect)
-
-    def _halt(self, reason: str) -> None:
-        if self.halted is None:
-            self.halted = reason
-            self._out.observe(events.Halted(reason))
-
-    def _decide(self, height: int, decision: Decision) -> None:
-        if height > self.executor.height:
-            self._decided.setdefault(height, decision)
-            self._execute_ready()
-
-    def _execute_ready(self) -> None:
-        """Execute decided heights in order, as far as their batches are here."""
-        while not self.halted:
-            decision = self._decided.get(self.executor.height + 1)
-            if decision is None:
-                return
-            result = self.executor.execute(decision.proposal, self._pool.get)
-            if isinstance(result, MissingBatches):
-                self._fetch_missing()
-                return
-            del self._decided[result.height]
-            self._adopt(result, decision)
-
-    def _adopt(self, block: ExecutedBlock, decision: Decision) -> None:
-        """Write a block that was executed here, unless a certificate says that it is another one (protocol 5.4)."""
-        height = block.height
-        certificate = decision.certificate or self._certificates.get(height)
-        if certificate is not None:
-            if certificate.header_hash != block.header_hash:
-                self._halt(f"executing height {height} gives another block than its certificate: the state is wrong")
-                return
-            self._certificates[height] = certificate
-        self._writing[height] = block
-        self._answers.executed(block)
-        own = [(item.transaction_id, item.reason) for item in block.absent if item.collector == self.replica]
-        self._submissions.ready(self._answers.absent(own))
-        for tx_id, fault in block.faults:
-            self._out.observe(events.ContractFault(height, tx_id, fault))
-        rejected = sum(outcome.reason is not Reason.VALID for outcome in block.commit.block.outcomes)
-        count = block.header.transaction_count
-        self._out.observe(events.BlockExecuted(height, decision.view, count, rejected))
-        self._out.add(out.CommitBlock(block.commit, decision.certificate))
-
-    def _on_certified(self, certificate: BlockCertificate) -> None:
-        """A block certificate is known: answer who waits once the block is durable here too."""
-        height = certificate.height
-        self._out.observe(events.BlockCertified(height))
-        if height <= self._durable:
-            self._answer(certificate)
-            return
-        own = self._answers.hash_of(height)
-        if own is not None and own != certificate.header_hash:
-            self._halt(f"the certificate of height {height} contradicts this node's own block")
-        elif height <= self.executor.height + 2 * self.roster.genesis.parameters.window:
-            self._certificates.setdefault(height, certificate)  # a farther one comes again with its block
-
-    def _answer(self, certificate: BlockCertificate) -> None:
-        """Save the certificate of a durable block and answer for its outcomes."""
-        height = certificate.height
-        own = self._answers.hash_of(height)
-        if own is not None and own != certificate.header_hash:
-            self._halt(f"the certificate of height {height} contradicts this node's own block")
-            return
-        ready = self._answers.certified(certificate)
-        if ready is not None:
-            self._out.add(out.SaveCertificate(certificate))
-            self._submissions.ready(ready)
 
     # Batches.
 
@@ -423,11 +344,12 @@ class NodeCore:
             self._out.refuse("endorsement", Reason.OVERSIZED, peer)
             return
         held = hold(batch, self.roster.chain)
-        if held.digest in self._wanted():
+        if held.digest in self._chain.wanted():
             self._pool.add(held)
-            self._execute_ready()
+            self._chain.execute_ready()
+            self._fetch_missing()
         elif peer == batch.collector:
-            self._lanes.consider(held, self._durable, self._elapsed.ms)
+            self._lanes.consider(held, self._chain.durable, self._elapsed.ms)
             self._settle_lanes(now_ms)
 
     def _on_endorsement(self, peer: int, endorsement: Endorsement, now_ms: int) -> None:
@@ -449,32 +371,13 @@ class NodeCore:
         self._out.observe(events.BatchCertified(certificate.collector, certificate.number, certificate.count))
         self._ordered(self.pbft.step(pbft_in.CertificateReady(certificate), now_ms))
 
-    def _wanted(self) -> Mapping[bytes, BatchCertificate]:
-        """Return the batches that the next height lacks, by digest."""
-        decision = self._decided.get(self.executor.height + 1)
-        if decision is None:
-            return {}
-        needed = self.executor.needed(decision.proposal)
-        return {item.batch_digest: item for _, item in needed if self._pool.get(item.batch_digest) is None}
-
     def _fetch_missing(self) -> None:
         """Ask endorsers for the batches that the next height lacks, one after another."""
-        wanted = self._wanted()
-        due = self._fetching.due(wanted, self._elapsed.ms)
+        due = self._fetching.due(self._chain.wanted(), self._elapsed.ms)
         for peer, item in due:
             self._out.add(out.Send(peer, FetchBatch(item.collector, item.number, item.batch_digest)))
         if due:
             self._out.add(out.SetTimer("fetch", FETCH_AGAIN_MS))
-
-    def _on_fetch_batch(self, peer: int, request: FetchBatch) -> None:
-        if not self._credit.allows(peer, self._elapsed.ms):
-            self._out.refuse("serving", Reason.RATE_LIMITED, peer)
-            return
-        held = self._pool.get(request.batch_digest)
-        batch = held.batch if held is not None else self._answers.batch(request.batch_digest)
-        if batch is not None:
-            self._credit.charge(peer, batch_bytes(batch))
-            self._out.add(out.Send(peer, batch))
 
     # Catch-up.
 
@@ -502,7 +405,7 @@ class NodeCore:
             self.replica,
             self.pbft.view,
             self.pbft.in_view_change,
-            self._durable,
+            self._chain.durable,
             self.ledger.certified_height,
             self.executor.lanes,
         )
@@ -513,13 +416,13 @@ class NodeCore:
             self._out.refuse("status", Reason.UNKNOWN_REPLICA, peer)
             return
         self.catchup.heard(status)
-        if not self.halted and self._credit.allows_status(peer, self._elapsed.ms):
+        if not self.halted and self._serving.allows_status(peer, self._elapsed.ms):
             self._ordered(self.pbft.step(pbft_in.PeerStatus(status), now_ms))
         self._ask_for_blocks()
 
     def _ask_for_blocks(self) -> None:
         executed = self.executor.height
-        if self.halted or executed > self._durable + WRITES_BEHIND_MAX:
+        if self.halted or executed > self._chain.durable + WRITES_BEHIND_MAX:
             return
         request = self.catchup.ask(executed, self._elapsed.ms)
         if request is not None:
@@ -527,32 +430,12 @@ class NodeCore:
             self._out.observe(events.SyncProgress(executed, self.catchup.best_certified, peer))
             self._out.add(out.Send(peer, FetchBlocks(first, last)))
 
-    def _on_fetch_blocks(self, peer: int, request: FetchBlocks) -> None:
-        if not self._credit.allows(peer, self._elapsed.ms):
-            self._out.refuse("serving", Reason.RATE_LIMITED, peer)
-            return
-        for height, bundle, size_bytes in bundles(self.ledger, request):
-            if bundle is not None:
-                self._credit.charge(peer, size_bytes)
-                self._out.add(out.Send(peer, bundle))
-                continue
-            self._answers.recall(height)
-            own = self._answers.hash_of(height)
-            if own is not None and not self.halted:
-                vote = self._vouch(height, own)
-                self._out.add(out.Send(peer, Checkpoint(self.roster.epoch, height, own, vote.replica, vote.signature)))
-
-    def _vouch(self, height: int, hash_of_header: bytes) -> CheckpointVote:
-        """Sign again for a block that is durable here: the same word as before, for what the ledger holds is final."""
-        signed = checkpoint_digest(self.roster.chain, self.roster.epoch, height, hash_of_header)
-        return CheckpointVote(self.replica, self._signer.sign(signed))
-
     def _on_gap_vote(self, vote: Checkpoint) -> None:
         own = self._answers.hash_of(vote.height)
         assert own is not None
-        certificate = self._gaps.vote(vote, self._vouch(vote.height, own), own)
+        certificate = self._gaps.vote(vote, self._serving.vouch(vote.height, own), own)
         if certificate is not None:
-            self._on_certified(certificate)
+            self._chain.certified(certificate)
 
     def _on_bundle(self, peer: int, bundle: BlockBundle) -> None:
         """A certified block from a peer: checked against the certificate, then executed like any other."""
@@ -564,30 +447,15 @@ class NodeCore:
             return
         if height != self.executor.height + 1 or not self.catchup.expects(peer, height):
             return
-        reason = self._check_bundle(bundle)
+        reason = self._chain.take_bundle(bundle, self.pbft.view)
         if reason is not None:
             self._out.refuse("sync", reason, peer)
             self.catchup.refused(peer, self._elapsed.ms)
             self._ask_for_blocks()
             return
         self.catchup.delivered(peer, self._elapsed.ms)
-        self._execute_ready()
+        self._fetch_missing()
         self._ask_for_blocks()
-
-    def _check_bundle(self, bundle: BlockBundle) -> Reason | None:
-        """Execute the next block from a bundle, or return why it is not to be believed."""
-        reason = verify_bundle(bundle, self.roster, self.executor.parent_hash)
-        if reason is not None:
-            return reason
-        if any(stored.leaves for stored in bundle.batches):
-            return Reason.STALE  # its payloads are pruned
-        held = {item.digest: item for item in (hold(stored.batch, self.roster.chain) for stored in bundle.batches)}
-        result = self.executor.execute(bundle.block.proposal, held.get)
-        if isinstance(result, MissingBatches):
-            return Reason.MALFORMED
-        self._decided.pop(result.height, None)
-        self._adopt(result, Decision(bundle.block.proposal, bundle.certificate, self.pbft.view))
-        return None
 
     def _on_gap_bundle(self, peer: int, certificate: BlockCertificate) -> None:
         """Take the certificate that was missing; the block itself stands here already."""
@@ -598,4 +466,4 @@ class NodeCore:
         if reason is not None:
             self._out.refuse("sync", reason, peer)
             return
-        self._on_certified(certificate)
+        self._chain.certified(certificate)

@@ -3,10 +3,18 @@
 from collections.abc import Iterator
 from typing import Final
 
+from bcami.crypto.roster import Roster
+from bcami.crypto.signatures import Signer
+from bcami.endorsement.pool import BatchPool
 from bcami.ledger.store import Ledger
 from bcami.model.batch import Batch
+from bcami.model.block import CheckpointVote, checkpoint_digest
 from bcami.model.chain import BlockBundle
-from bcami.model.wire import FetchBlocks
+from bcami.model.consensus import Checkpoint
+from bcami.model.reasons import Reason
+from bcami.model.wire import FetchBatch, FetchBlocks
+from bcami.node.core import effects as out
+from bcami.node.core.answers import Answers
 from bcami.units import KIB, MIB
 
 CREDIT_BYTES_PER_S: Final = 32 * MIB
@@ -71,3 +79,66 @@ def bundles(ledger: Ledger, request: FetchBlocks) -> Iterator[tuple[int, BlockBu
         sent += size_bytes
         if sent > BUNDLES_BYTES_MAX:
             return
+
+
+class Serving:
+    """Answers what peers fetch. It goes on when the node has halted: what the ledger holds is certified or its own."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        replica: int,
+        signer: Signer,
+        ledger: Ledger,
+        pool: BatchPool,
+        answers: Answers,
+        outbox: out.Outbox,
+    ) -> None:
+        self._roster = roster
+        self._replica = replica
+        self._signer = signer
+        self._ledger = ledger
+        self._pool = pool
+        self._answers = answers
+        self._out = outbox
+        self._credit = Credit(roster.quorum.n)
+
+    def allows_status(self, peer: int, elapsed_ms: int) -> bool:
+        """Tell whether a status of this peer is due an answer."""
+        return self._credit.allows_status(peer, elapsed_ms)
+
+    def on_fetch_batch(self, peer: int, request: FetchBatch, elapsed_ms: int) -> None:
+        """Send a batch that is on its way, or whose block is not certified yet."""
+        if not self._allows(peer, elapsed_ms):
+            return
+        held = self._pool.get(request.batch_digest)
+        batch = held.batch if held is not None else self._answers.batch(request.batch_digest)
+        if batch is not None:
+            self._credit.charge(peer, batch_bytes(batch))
+            self._out.add(out.Send(peer, batch))
+
+    def on_fetch_blocks(self, peer: int, request: FetchBlocks, elapsed_ms: int, *, may_sign: bool) -> None:
+        """Send certified blocks; for one whose certificate is missing here too, the own CHECKPOINT of it."""
+        if not self._allows(peer, elapsed_ms):
+            return
+        for height, bundle, size_bytes in bundles(self._ledger, request):
+            if bundle is not None:
+                self._credit.charge(peer, size_bytes)
+                self._out.add(out.Send(peer, bundle))
+                continue
+            self._answers.recall(height)
+            own = self._answers.hash_of(height)
+            if own is not None and may_sign:
+                vote = self.vouch(height, own)
+                self._out.add(out.Send(peer, Checkpoint(self._roster.epoch, height, own, vote.replica, vote.signature)))
+
+    def vouch(self, height: int, hash_of_header: bytes) -> CheckpointVote:
+        """Sign again for a block that is durable here: the same word as before, for what the ledger holds is final."""
+        signed = checkpoint_digest(self._roster.chain, self._roster.epoch, height, hash_of_header)
+        return CheckpointVote(self._replica, self._signer.sign(signed))
+
+    def _allows(self, peer: int, elapsed_ms: int) -> bool:
+        is_allowed = self._credit.allows(peer, elapsed_ms)
+        if not is_allowed:
+            self._out.refuse("serving", Reason.RATE_LIMITED, peer)
+        return is_allowed
