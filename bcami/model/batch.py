@@ -107,19 +107,20 @@ def endorsement_digest(
     refusals: Sequence[Refusal],
 ) -> bytes:
     """Return the digest that an endorser signs; the refusal set is covered (protocol 4.3)."""
+    return endorsed_digest(chain, epoch, collector, number, batch, replica, endorsement_rest(count, refusals))
+
+
+def endorsement_rest(count: int, refusals: Sequence[Refusal]) -> bytes:
+    """Return SHA-256 of what an endorsement says beside the batch: evidence needs no refusals then."""
     listed = [u32(item.index) + prefixed(item.reason.encode()) for item in refusals]
-    return digest(
-        b"bcami/endorsement/1",
-        chain,
-        epoch,
-        u64(collector),
-        u64(number),
-        batch,
-        u64(count),
-        u64(replica),
-        u64(len(listed)),
-        *listed,
-    )
+    return sha256(b"".join((u64(count), u64(len(listed)), *listed))).digest()
+
+
+def endorsed_digest(
+    chain: bytes, epoch: int, collector: int, number: int, batch: bytes, replica: int, rest: bytes
+) -> bytes:
+    """Return what an endorsement with that rest signs."""
+    return digest(b"bcami/endorsement/2", chain, epoch, u64(collector), u64(number), batch, u64(replica), rest)
 
 
 def certificate_bytes(certificate: BatchCertificate) -> bytes:

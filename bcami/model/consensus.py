@@ -1,6 +1,7 @@
 """PBFT messages (design D3) [CL99, CL02]. All carry an epoch and the signature of `replica`."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Annotated, Final
 
 import msgspec
@@ -127,21 +128,41 @@ def _proof_bytes(proof: PreparedProof) -> bytes:
     return b"".join((*head, u64(len(votes)), *votes))
 
 
+def view_change_content(stable: BlockCertificate | None, prepared: Sequence[PreparedProof]) -> bytes:
+    """Return SHA-256 of all that a VIEW-CHANGE says beside its view: with it, evidence needs none of the proofs."""
+    listed = [prefixed(_proof_bytes(item)) for item in prepared]
+    return sha256(b"".join((prefixed(_stable_bytes(stable)), u64(len(listed)), *listed))).digest()
+
+
 def view_change_digest(
     chain: bytes, epoch: int, view: int, stable: BlockCertificate | None, prepared: Sequence[PreparedProof]
 ) -> bytes:
-    listed = [prefixed(_proof_bytes(item)) for item in prepared]
-    return digest(
-        b"bcami/view_change/1", chain, epoch, u64(view), prefixed(_stable_bytes(stable)), u64(len(listed)), *listed
-    )
+    return left_view_digest(chain, epoch, view, view_change_content(stable, prepared))
 
 
-def new_view_digest(
-    chain: bytes, epoch: int, view: int, view_changes: Sequence[ViewChange], pre_prepares: Sequence[PrePrepare]
+def left_view_digest(chain: bytes, epoch: int, view: int, content: bytes) -> bytes:
+    """Return what a VIEW-CHANGE of that content signs."""
+    return digest(b"bcami/view_change/2", chain, epoch, u64(view), content)
+
+
+def new_view_content(
+    chain: bytes, epoch: int, view_changes: Sequence[ViewChange], pre_prepares: Sequence[PrePrepare]
 ) -> bytes:
+    """Return SHA-256 of all that a NEW-VIEW says beside its view."""
     changes = [
         u64(item.replica) + item.signature + view_change_digest(chain, epoch, item.view, item.stable, item.prepared)
         for item in view_changes
     ]
     orders = [u64(item.height) + item.digest + item.signature for item in pre_prepares]
-    return digest(b"bcami/new_view/1", chain, epoch, u64(view), u64(len(changes)), *changes, u64(len(orders)), *orders)
+    return sha256(b"".join((u64(len(changes)), *changes, u64(len(orders)), *orders))).digest()
+
+
+def new_view_digest(
+    chain: bytes, epoch: int, view: int, view_changes: Sequence[ViewChange], pre_prepares: Sequence[PrePrepare]
+) -> bytes:
+    return opened_view_digest(chain, epoch, view, new_view_content(chain, epoch, view_changes, pre_prepares))
+
+
+def opened_view_digest(chain: bytes, epoch: int, view: int, content: bytes) -> bytes:
+    """Return what a NEW-VIEW of that content signs."""
+    return digest(b"bcami/new_view/2", chain, epoch, u64(view), content)

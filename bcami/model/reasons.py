@@ -46,6 +46,10 @@ class Reason(StrEnum):
     # MDMS acknowledgement.
     HEIGHT_NOT_ABOVE = "height_not_above"
 
+    # Evidence.
+    NO_EQUIVOCATION = "no_equivocation"
+    ALREADY_RECORDED = "already_recorded"
+
     # Contract runtime.
     STEPS_EXCEEDED = "steps_exceeded"
     CONTRACT_FAULT = "contract_fault"
@@ -109,6 +113,8 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.UNKNOWN_PERIOD: "the MDMS never opened a period of this number",
         Reason.PERIOD_EXPIRED: "the MDMS's period is over, and so is its grace: open a new session",
         Reason.HEIGHT_NOT_ABOVE: "the acknowledged height is not above the last one",
+        Reason.NO_EQUIVOCATION: "the two statements do not contradict each other",
+        Reason.ALREADY_RECORDED: "evidence about this statement of this member is on the chain already",
         Reason.STEPS_EXCEEDED: "the contract took more steps than are allowed",
         Reason.CONTRACT_FAULT: "the contract itself broke; its operator finds the place in the node's log",
         Reason.QUEUE_FULL: "this node's queue is full: try again later, or another node",
@@ -127,7 +133,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.BAD_PROOF: "the proof does not hold",
         Reason.BAD_TIME: "the proposed time is outside of what this node's clock allows",
         Reason.TOO_LARGE: "it is larger than a proposal may be",
-        Reason.OVER_QUOTA: "the collector has too many unordered bytes already",
+        Reason.OVER_QUOTA: "there is as much of its kind as is kept already",
         Reason.BEHIND: "this node has not reached that height yet",
         Reason.STALE: "it is about something that is over",
     }
