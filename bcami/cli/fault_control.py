@@ -2,7 +2,7 @@
 
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from bcami.cli.ask import delete_json, get_json, http_client, post_json
@@ -22,8 +22,10 @@ PATH: Final = "/v1/operator/faults"
 class Control:
     """The operator's hand on one network. Every method blocks until it is done."""
 
-    def __init__(self, home: HomePaths, network: Network, *, attached: bool) -> None:
+    def __init__(self, home: HomePaths, network: Network, *, attached: bool, meter_ids: Sequence[str] = ()) -> None:
+        """`meter_ids` are those that options may name by number."""
         self._network = network
+        self._meter_ids = meter_ids
         self._names = [node.name for node in network.nodes]
         self._headers = {"authorization": f"Bearer {load_operator_token(home)}"}
         self._network_key = load_utility(home).network
@@ -104,8 +106,9 @@ class Control:
     def is_running(self, name: str) -> bool:
         return self._supervisor.identity(name) is not None
 
-    def hid_of(self, meter_id: str) -> bytes:
-        return hid(self._network_key, meter_id)
+    def hid_of(self, meter: str | int) -> bytes:
+        """Return the HID of a meter, given by id or by its number."""
+        return hid(self._network_key, self._meter_ids[meter] if isinstance(meter, int) else meter)
 
     def _url(self, name: str) -> str:
         return self._network.node(name).url

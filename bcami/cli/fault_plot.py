@@ -85,6 +85,9 @@ def _latency(panel: Any, history: History) -> None:
     ):
         panel.plot([item.at_s for item in told], values, style, color=_LINE, linewidth=1.4, label=name)
     panel.set_yscale("log")
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("{x:g}")
+    panel.tick_params(axis="y", which="minor", labelsize=7)
     panel.set_ylabel("latency, ms")
     if told:
         panel.legend(loc="upper right", fontsize=8, frameon=True, framealpha=0.9, ncols=2)
@@ -126,7 +129,7 @@ def _nodes(panel: Any, scenario: Scenario, looks: Sequence[Look]) -> None:
 def _mark(panel: Any, history: History) -> None:
     for item in history.shown:
         end_s = history.load_end_s if item.end_s is None else item.end_s
-        panel.axvspan(item.start_s, end_s, color=_FAULT, alpha=0.12, linewidth=0)
+        panel.axvspan(item.start_s, end_s, color=_FAULT, alpha=0.13, linewidth=0, zorder=0)
         panel.axvline(item.start_s, color=_FAULT, linewidth=0.9)
 
 

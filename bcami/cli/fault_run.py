@@ -32,7 +32,6 @@ SETTLE_S: Final = 60.0
 """Longest time that the cluster gets, after the load and all faults, to commit what was sent."""
 LEVEL_S: Final = 30.0
 """Longest time that honest nodes get to be at one height."""
-METER_PREFIX: Final = "FAULT"
 _SHOW_EVERY_S: Final = 1.0
 
 
@@ -54,6 +53,8 @@ class Stage:
     clock: Clock
     watch: NodeWatch
     random: Random
+    meter_ids: list[str]
+    """Of this run alone: the network may have seen others."""
     history: History = field(default_factory=History)
     events: list[Event] = field(default_factory=list)
     tasks: list["asyncio.Task[None]"] = field(default_factory=list)
@@ -83,9 +84,10 @@ def run_scenario(place: RunNetwork, scenario: Scenario) -> Outcome:
     """Run it, heal everything, compare everything. Whatever happens, no fault stays behind."""
     clock = Clock()
     headers = {"authorization": f"Bearer {load_operator_token(place.home)}"}
-    control = Control(place.home, place.network, attached=place.is_own)
+    meter_ids = [f"{place.run.name}-{i:06d}" for i in range(scenario.load.meters + scenario.load.join_meters)]
+    control = Control(place.home, place.network, attached=place.is_own, meter_ids=meter_ids)
     watch = NodeWatch(place.network, headers, clock)
-    stage = Stage(place, scenario, control, clock, watch, Random(scenario.seed))  # noqa: S311 - replayable
+    stage = Stage(place, scenario, control, clock, watch, Random(scenario.seed), meter_ids)  # noqa: S311 - replayable
     control.heal()  # also tells early whether this network takes faults at all
     try:
         recorded = asyncio.run(_perform(stage))
@@ -98,7 +100,7 @@ def run_scenario(place: RunNetwork, scenario: Scenario) -> Outcome:
 
 async def _perform(stage: Stage) -> RecordedFleet:
     plan = stage.scenario.load
-    ids = [f"{METER_PREFIX}{i:06d}" for i in range(plan.meters)]
+    ids = stage.meter_ids[: plan.meters]
     watching = asyncio.create_task(stage.watch.run())
     try:
         async with open_fleet(stage.place.home) as fleet:
@@ -269,7 +271,7 @@ async def _join(stage: Stage, fleet: HomeFleet, recorded: RecordedFleet) -> None
     """Let more meters get their keys while the network is under attack, and report once."""
     plan = stage.scenario.load
     await stage.clock.wait_until(plan.join_at_s)
-    ids = [f"{METER_PREFIX}{plan.meters + i:06d}" for i in range(plan.join_meters)]
+    ids = stage.meter_ids[plan.meters :]
     stage.tell(f"{len(ids)} more meters ask for keys")
     began = stage.clock.now_s
     await fleet.enrol(ids)

@@ -13,7 +13,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Final, Self
@@ -195,6 +195,9 @@ def _check_options(where: Any, fault: PlannedFault, scenario: Scenario) -> None:
         for name in [value] if isinstance(value, str) else value:
             if isinstance(name, str):
                 _check_name(where(key), name, scenario)
+    meter = fault.options.get("meter")
+    if isinstance(meter, int) and not 0 <= meter < scenario.load.meters:
+        raise InputError(f"the load has the meters 0 to {scenario.load.meters - 1}", where=where("meter"))
     try:
         make_behaviour(fault.kind, resolve_options(fault.options, scenario.names, _no_hid), 0)
     except InputError as error:
@@ -208,8 +211,11 @@ def _check_name(where: str, name: str, scenario: Scenario) -> None:
         raise InputError(f"no node is called {name!r}", where=where, do=hint)
 
 
-def resolve_options(options: Mapping[str, Any], names: Sequence[str], hid_of: Any) -> dict[str, Any]:
-    """Return the options as a behaviour takes them: replica ids for nodes, the HID in hex for a `meter`."""
+def resolve_options(options: Mapping[str, Any], names: Sequence[str], hid_of: Callable[[Any], bytes]) -> dict[str, Any]:
+    """Return the options as a behaviour takes them: replica ids for nodes, the HID in hex for a `meter`.
+
+    A meter is an id, or its number among those of the load, from 0.
+    """
     found = dict(options)
     for key in NODE_OPTIONS:
         value = found.get(key)
@@ -240,7 +246,7 @@ def draw_nodes(words: Sequence[str], names: Sequence[str], primary: str, randomn
     return [name for name in names if name in chosen]
 
 
-def _no_hid(_meter: str) -> bytes:
+def _no_hid(_meter: str | int) -> bytes:
     return bytes(32)
 
 
