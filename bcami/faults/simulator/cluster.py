@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from bcami.faults.node import FaultyNode
 from bcami.faults.simulator.disk import Disk, DiskPlan
 from bcami.faults.simulator.events import Events, stream
-from bcami.faults.simulator.identities import entropy, identities
+from bcami.faults.simulator.identities import entropy
 from bcami.faults.simulator.load import Clients
 from bcami.faults.simulator.misbehaviour import FOR_EVER_MS, draw_behaviours
 from bcami.faults.simulator.network import Network, NetworkPlan
 from bcami.faults.simulator.node import Machine
 from bcami.faults.simulator.oracles import Oracles, Violation
 from bcami.faults.simulator.plan import Plan
+from bcami.faults.simulator.prelude import prelude
 from bcami.faults.simulator.replay import Auditor
 from bcami.faults.simulator.saboteur import Saboteur
 from bcami.faults.simulator.trace import Trace, describe
@@ -24,6 +25,7 @@ from bcami.model.api import CertifiedHeader, SubmitResult
 from bcami.model.block import BlockCertificate
 from bcami.model.events import Observation
 from bcami.model.genesis import Parameters
+from bcami.model.registration import ContributionRequest
 from bcami.model.transaction import Transaction
 from bcami.model.wire import PeerMessage
 from bcami.node.core import effects as core
@@ -52,17 +54,19 @@ class SimulatedCluster:
         self.trace = trace
         self.events = Events()
         self.disk_plan = plan.disk
-        self._identities = identities(plan.nodes, plan.parameters, real=plan.real_signatures)
+        start = prelude(plan.nodes, plan.parameters, real=plan.real_signatures)
+        self._identities = start.network
         self.oracles = Oracles(self._identities.roster)
         self.excused = self.oracles.excused
         self.network = Network(plan.nodes, plan.network, stream(plan.seed, "network"))
         self._behaviour_draw = stream(plan.seed, "behaviour")
         draw = stream(plan.seed, "disk")
-        genesis = self._identities.genesis
-        self.machines = [Machine(i, Disk.fresh(genesis), self, draw) for i in range(plan.nodes)]
-        self.clients = Clients(self._identities, plan.load, self.events, self, stream(plan.seed, "load"))
+        self.machines = [Machine(i, Disk.fresh(start.ledger), self, draw) for i in range(plan.nodes)]
+        self.clients = Clients(start, plan.load, self.events, self, stream(plan.seed, "load"))
         self.saboteur = Saboteur(self, plan, stream(plan.seed, "saboteur"))
         self._auditor = Auditor(self._identities.roster, self._identities.runtime)
+        for commit, certificate in start.blocks:
+            self.oracles.began(commit, certificate)
         self._may_start: Callable[[int], bool] = self.saboteur.may_restart
 
     # The two phases.
@@ -158,6 +162,10 @@ class SimulatedCluster:
         if life is not None:
             life.submit(transactions)
 
+    def contribute(self, node: int, request: ContributionRequest) -> object:
+        life = self.machines[node].life
+        return None if life is None else life.core.contribute(request, self.machines[node].clock_ms)
+
     # What nodes meet.
 
     def make_core(self, machine: Machine) -> NodeCore:
@@ -185,7 +193,7 @@ class SimulatedCluster:
 
     def _misbehave(self, node: FaultyNode, machine: Machine) -> None:
         node.stop_faults()
-        shown = draw_behaviours(self._behaviour_draw, self.plan.nodes, self.clients.signer)
+        shown = draw_behaviours(self._behaviour_draw, self.plan.nodes, self.clients.meters[0].hid)
         for behaviour in shown:
             node.inject(behaviour, FOR_EVER_MS, machine.clock_ms)
         self.note(f"{machine.index} shows {', '.join(behaviour.name for behaviour in shown)}")
@@ -261,4 +269,5 @@ class SimulatedCluster:
             state = "down" if node is None else f"view {node.view}{'?' if node.pbft.in_view_change else ''}"
             mark = "!" if machine.index in self.excused else ""
             parts.append(f"{machine.index}{mark}: {state} {ledger.height}/{ledger.certified_height}")
-        return "; ".join(parts) + f"; {len(self.clients.open)} requests open"
+        waiting = [f"{item.tx.function} {item.tx.session}/{item.tx.sequence} {item.last}" for item in self.clients.open]
+        return "; ".join(parts) + f"; open requests: {', '.join(waiting[:8])}"

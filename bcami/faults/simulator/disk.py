@@ -7,11 +7,12 @@ vote log: a write that was acknowledged and never made, or a restored backup. Su
 (protocol 6.3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Self
 
 from bcami.ledger.memory import MemoryLedger, MemoryPromises
-from bcami.model.genesis import Genesis
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +34,20 @@ class DiskError(Exception):
 class Disk:
     """What survives the end of a process."""
 
-    genesis: Genesis
+    make_ledger: Callable[[], MemoryLedger]
+    """Gives a ledger that knows only how every run begins."""
     ledger: MemoryLedger
     promises: MemoryPromises
-    is_ledger_damaged: bool = False
     is_full: bool = False
-    are_promises_gone: bool = False
-    """Damaged or lost: this key is dead (protocol 6.3)."""
     backups: list[dict[bytes, bytes]] = field(default_factory=list)
 
     @classmethod
-    def fresh(cls, genesis: Genesis) -> "Disk":
-        return cls(genesis, MemoryLedger(genesis), MemoryPromises())
+    def fresh(cls, make_ledger: Callable[[], MemoryLedger]) -> Self:
+        return cls(make_ledger, make_ledger(), MemoryPromises())
 
     def rebuild(self) -> None:
         """Put a damaged ledger aside: the node gets its blocks from its peers and keeps what it promised."""
-        self.ledger = MemoryLedger(self.genesis)
-        self.is_ledger_damaged = False
+        self.ledger = self.make_ledger()
 
     def back_up(self) -> None:
         self.backups.append(dict(self.promises.records))

@@ -14,7 +14,7 @@ from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
 from bcami.faults.simulator.events import START_MS
 from bcami.faults.simulator.signing import signer_of
-from bcami.model.genesis import Genesis, Member, Parameters
+from bcami.model.genesis import Genesis, Member, Parameters, operator_id
 
 
 def entropy(*words: object) -> bytes:
@@ -33,6 +33,12 @@ class Identities:
     genesis: Genesis
     roster: Roster
     runtime: Runtime
+    real: bool
+    """Signatures are ECDSA, else those of the stand-in."""
+
+    @property
+    def utility_id(self) -> bytes:
+        return operator_id(self.utility.public_key)
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +46,7 @@ def _package() -> Package:
     return load_package(Path(find_bundled("chaincode")), None)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def identities(nodes: int, parameters: Parameters, *, real: bool) -> Identities:
     """Return the network of a shape. The schemes use different keys: nothing checked in one counts in the other."""
     keys = [SecretKey.generate(entropy("consensus", i, real)) for i in range(nodes)]
@@ -69,4 +75,5 @@ def identities(nodes: int, parameters: Parameters, *, real: bool) -> Identities:
         genesis=genesis,
         roster=Roster.from_genesis(genesis),
         runtime=Runtime(_package(), genesis),
+        real=real,
     )

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
-from bcami.codec import encode
-from bcami.crypto.signatures import Signer
+import msgspec
+
 from bcami.faults.simulator.events import Events
-from bcami.faults.simulator.identities import Identities, entropy
+from bcami.faults.simulator.identities import entropy
+from bcami.faults.simulator.parties import Meter, Utility
+from bcami.faults.simulator.prelude import PERIOD, Prelude
 from bcami.model.api import COMMITTED, SubmitResult
-from bcami.model.genesis import operator_id
-from bcami.model.registration import EnrolArgument
-from bcami.model.transaction import Transaction, argument_digest, transaction_id
+from bcami.model.reasons import Reason
+from bcami.model.registration import ContributionRequest
+from bcami.model.transaction import Transaction, transaction_id
 
 ASK_AGAIN_MS: Final = 1_500
 """A client without a receipt goes to another node after this long."""
@@ -33,6 +35,10 @@ class LoadPlan:
     """Chance that a transaction with a receipt is sent again."""
     wrong: float = 0.1
     """Chance that what is sent is wrong in some way."""
+    enrolments: float = 0.1
+    """Share of valid ones that are the utility's."""
+    sessions: float = 0.03
+    """Share that opens a new session of a meter."""
 
 
 class Entrance(Protocol):
@@ -43,6 +49,9 @@ class Entrance(Protocol):
 
     def submit(self, node: int, transactions: list[Transaction]) -> None: ...
 
+    def contribute(self, node: int, request: ContributionRequest) -> object:
+        """Ask a node for a key share; anything but a ContributionAnswer is none."""
+
 
 @dataclass(slots=True)
 class Request:
@@ -52,37 +61,28 @@ class Request:
     tx_id: bytes
     asked_ms: int
     result: SubmitResult | None = None
-
-
-def make_transaction(
-    network: Identities,
-    keys: list[Signer],
-    contract: str,
-    function: str,
-    signer: bytes,
-    number: tuple[int, int],
-    timestamp_ms: int,
-    argument: bytes,
-) -> tuple[Transaction, bytes]:
-    """Return a signed transaction with its id; `number` is (session, sequence)."""
-    session, sequence = number
-    fields = (contract, function, signer, session, sequence, timestamp_ms, argument_digest(argument), argument)
-    tx_id = transaction_id(Transaction(*fields, ()), network.roster.chain, network.roster.epoch)
-    return Transaction(*fields, tuple(key.sign(tx_id) for key in keys)), tx_id
+    last: str = "no answer"
+    is_void: bool = False
+    """Its session may be over before it is ordered: nobody asks for it again."""
 
 
 class Clients:
     """Everybody who sends transactions in one run."""
 
-    def __init__(self, network: Identities, plan: LoadPlan, events: Events, entrance: Entrance, draw: Random) -> None:
-        self._network = network
+    def __init__(self, start: Prelude, plan: LoadPlan, events: Events, entrance: Entrance, draw: Random) -> None:
+        self._network = start.network
+        self._period_key = start.period_key
         self._plan = plan
         self._events = events
         self._entrance = entrance
         self._draw = draw
-        self._sequence = 0
+        self._utility = Utility(start.network)
+        self._utility.sequence = start.utility_sequence
+        self.meters = start.new_meters()
+        self._registering: dict[bytes, Request] = {}
+        self._without_session: set[bytes] = set()
+        """Meters whose last registration was rejected: they take a higher number (protocol 2.3)."""
         self.requests: dict[bytes, Request] = {}
-        self.signer = operator_id(network.utility.public_key)
 
     def begin(self) -> None:
         """Send what the plan says, spread over time, and ask again for ever."""
@@ -95,32 +95,51 @@ class Clients:
 
     @property
     def open(self) -> list[Request]:
-        """Return the requests without a receipt."""
-        return [request for request in self.requests.values() if request.result is None]
+        """Return the requests without a receipt, but those that a new session made void."""
+        return [item for item in self.requests.values() if item.result is None and not item.is_void]
 
     def send_new(self) -> None:
         """Send one more valid transaction."""
-        tx, tx_id = self._enrol(self._next_number(), entropy("meter", self._sequence))
-        self._want(tx, tx_id)
+        meter, kind = self._draw.choice(self.meters), self._draw.random()
+        now_ms = self._events.wall_ms
+        if kind < self._plan.sessions or meter.hid in self._without_session:
+            self._open_session(meter)
+        elif kind < self._plan.sessions + self._plan.enrolments:
+            self._want(self._enrol(now_ms))
+        elif meter.hid not in self._registering:
+            self._want(meter.report(now_ms))
+
+    def _enrol(self, now_ms: int, sequence: int | None = None) -> Transaction:
+        network, hid = self._network, entropy("customer", self._utility.sequence, self._events.now_ms)
+        return self._utility.enrol(hid, network.mdms.public_key, network.mdms_kem.public_key, now_ms, sequence)
+
+    def _open_session(self, meter: Meter) -> None:
+        """Let a meter open its next session; until the outcome is known it reports nothing (protocol 2.6)."""
+        if meter.hid in self._registering:
+            return
+        nodes = self._entrance.reachable()
+        order = self._draw.sample(nodes, len(nodes))
+        tx = meter.register(PERIOD, self._period_key, self._events.wall_ms, order, self._entrance.contribute)
+        if tx is not None:
+            for request in self.requests.values():
+                if request.tx.signer == meter.hid and request.result is None:
+                    request.is_void = True
+            self._without_session.discard(meter.hid)
+            self._registering[meter.hid] = self._want(tx)
 
     def settle(self, result: SubmitResult) -> None:
         """Take an answer of an honest node."""
         request = self.requests.get(result.transaction_id)
-        if request is not None and result.status == COMMITTED:
-            request.result = result
-
-    def _next_number(self) -> int:
-        self._sequence += 1
-        return self._sequence
-
-    def _enrol(self, sequence: int, hid: bytes, ahead_ms: int = 0) -> tuple[Transaction, bytes]:
-        network = self._network
-        argument = EnrolArgument(hid, network.mdms.public_key, network.mdms_kem.public_key)
-        time_ms = self._events.wall_ms + ahead_ms
-        keys = [network.utility]
-        return make_transaction(
-            network, keys, "registration", "enrol", self.signer, (0, sequence), time_ms, encode(argument)
-        )
+        if request is None:
+            return
+        request.last = f"{result.status} {result.reason}"
+        if result.status != COMMITTED:
+            return
+        request.result = result
+        if self._registering.get(request.tx.signer) is request:
+            del self._registering[request.tx.signer]
+            if result.reason is not Reason.VALID:
+                self._without_session.add(request.tx.signer)
 
     def _send_planned(self) -> None:
         draw = self._draw
@@ -134,24 +153,27 @@ class Clients:
             self.send_new()
 
     def _wrong(self, finished: list[Request]) -> Transaction:
-        draw = self._draw
+        """Return what no honest node may accept: a bad signature, a time far ahead, a used number with new content."""
+        draw, meter = self._draw, self._draw.choice(self.meters)
+        now_ms = self._events.wall_ms
         match draw.randrange(3 if finished else 2):
             case 0:
-                tx, _ = self._enrol(self._sequence + 1, entropy("forged", self._events.now_ms))
-                signature = bytes([tx.signatures[0][0] ^ 1]) + tx.signatures[0][1:]
-                return Transaction(
-                    tx.contract, tx.function, tx.signer, tx.session, tx.sequence, tx.timestamp_ms, tx.argument_hash,
-                    tx.argument, (signature,),
-                )  # fmt: skip
+                tx = meter.report(now_ms, meter.sequence + 1)
+                forged = bytes([tx.signatures[0][0] ^ 1]) + tx.signatures[0][1:]
+                return msgspec.structs.replace(tx, signatures=(forged,))
             case 1:
-                return self._enrol(self._next_number(), entropy("early", self._sequence), ahead_ms=3_600_000)[0]
+                return meter.report(now_ms + 3_600_000)
             case _:
-                used = draw.choice(finished).tx.sequence
-                return self._enrol(used, entropy("second", used, self._events.now_ms))[0]
+                used = draw.choice(finished).tx
+                if used.contract == "usage" and used.signer == meter.hid and used.session == meter.session:
+                    return meter.report(now_ms + 1, used.sequence)
+                return self._enrol(now_ms, used.sequence if used.function == "enrol" else 1)
 
-    def _want(self, tx: Transaction, tx_id: bytes) -> None:
-        self.requests[tx_id] = Request(tx, tx_id, self._events.now_ms)
+    def _want(self, tx: Transaction) -> Request:
+        tx_id = transaction_id(tx, self._network.roster.chain, self._network.roster.epoch)
+        request = self.requests[tx_id] = Request(tx, tx_id, self._events.now_ms)
         self._to_some(tx)
+        return request
 
     def _to_some(self, tx: Transaction) -> None:
         nodes = self._entrance.reachable()

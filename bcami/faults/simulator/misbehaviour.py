@@ -1,6 +1,5 @@
 """What Byzantine nodes of a run do: drawn from the one list, `bcami.faults.catalogue`, with drawn options."""
 
-from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Final
 
@@ -12,25 +11,41 @@ AT_ONCE_MAX: Final = 3
 FOR_EVER_MS: Final = 10**12
 """Longer than any jump of a clock."""
 
-_Draw = Callable[[Random, int], Mapping[str, Any]]
+_KINDS: Final = (
+    "pre_prepare",
+    "prepare",
+    "commit",
+    "checkpoint",
+    "view_change",
+    "new_view",
+    "endorsement",
+    "batch",
+    "batch_certificate",
+    "status",
+)
 
-_OPTIONS: Final[Mapping[str, _Draw]] = {
-    "censor_signer": lambda draw, nodes: {"signer": "00" * 32},
-    "censor_collector": lambda draw, nodes: {"collector": draw.randrange(nodes)},
-    "partial_silence": lambda draw, nodes: {"peers": tuple(draw.sample(range(nodes), draw.randint(1, nodes - 1)))},
-    "withhold": lambda draw, nodes: {
-        "kinds": tuple(
-            draw.sample(
-                ("pre_prepare", "prepare", "commit", "checkpoint", "view_change", "new_view", "endorsement", "batch"), 2
-            )
-        )
-    },
-    "mutate": lambda draw, nodes: {"share": draw.choice((0.05, 0.5)), "signed": draw.random() < 0.5},
-    "false_time": lambda draw, nodes: {"ahead_ms": draw.choice((-86_400_000, -4_000, 4_500, 6_000, 86_400_000))},
-    "slow_primary": lambda draw, nodes: {"share": draw.choice((0.5, 0.9, 1.1))},
-    "bogus_endorsements": lambda draw, nodes: {"refused": draw.random(), "garbled": draw.choice((0.0, 0.3))},
-}
-"""For behaviours whose defaults say too little; others run with their defaults."""
+
+def _options(name: str, draw: Random, nodes: int, signer: bytes) -> dict[str, Any]:
+    """Return options for behaviours whose defaults say too little; others run with their defaults."""
+    match name:
+        case "censor_signer":
+            return {"signer": signer.hex()}
+        case "censor_collector":
+            return {"collector": draw.randrange(nodes)}
+        case "partial_silence":
+            return {"peers": tuple(draw.sample(range(nodes), draw.randint(1, nodes - 1)))}
+        case "withhold":
+            return {"kinds": tuple(draw.sample(_KINDS, draw.randint(1, 3)))}
+        case "mutate":
+            return {"share": draw.choice((0.05, 0.5)), "signed": draw.random() < 0.5}
+        case "false_time":
+            return {"ahead_ms": draw.choice((-86_400_000, -4_000, 4_500, 6_000, 86_400_000))}
+        case "slow_primary":
+            return {"share": draw.choice((0.5, 0.9, 1.1))}
+        case "bogus_endorsements":
+            return {"refused": draw.random(), "garbled": draw.choice((0.0, 0.3))}
+        case _:
+            return {}
 
 
 def draw_behaviours(draw: Random, nodes: int, signer: bytes) -> list[AnyBehaviour]:
@@ -41,10 +56,7 @@ def draw_behaviours(draw: Random, nodes: int, signer: bytes) -> list[AnyBehaviou
 
 
 def _make(name: str, draw: Random, nodes: int, signer: bytes) -> AnyBehaviour | None:
-    options = dict(_OPTIONS[name](draw, nodes)) if name in _OPTIONS else {}
-    if name == "censor_signer":
-        options = {"signer": signer.hex()}
     try:
-        return make_behaviour(name, options, draw.getrandbits(63))
+        return make_behaviour(name, _options(name, draw, nodes, signer), draw.getrandbits(63))
     except InputError:
         return None  # a new behaviour that wants to be told something

@@ -35,6 +35,7 @@ from bcami.pbft import records
 
 _NEW_VIEW: Final[Codec[NewView]] = Codec(NewView, records.RECORD_BYTES_MAX)
 _VIEW_CHANGE: Final[Codec[ViewChange]] = Codec(ViewChange, records.RECORD_BYTES_MAX)
+_CHECKPOINT: Final[Codec[Checkpoint]] = Codec(Checkpoint, records.RECORD_BYTES_MAX)
 _HEIGHT_PREFIXES: Final = (records.ACCEPTED, records.PREPARED, records.CHECKPOINT)
 
 
@@ -118,11 +119,7 @@ class Oracles:
                     self._rests_on(node, disk, key, place, message.signature)
             case Checkpoint():
                 place = ("Checkpoint", message.height)
-                is_first = (node, *place) not in self._said
                 self._once(node, place, message.header_hash)
-                header = disk.ledger.header(message.height)
-                if is_first and (header is None or header_hash(header) != message.header_hash):
-                    raise Violation("I9", f"node {node} sends {place} without that block on its disk")
                 if not self._is_settled(disk, message.height):
                     self._rests_on(node, disk, records.CHECKPOINT + u64(message.height), place, message.signature)
             case ViewChange():
@@ -168,6 +165,11 @@ class Oracles:
                 view = _VIEW_CHANGE.decode(value).view
                 if before is not None and _VIEW_CHANGE.decode(before).view >= view:
                     raise Violation("I9", f"node {node} stores view {view} over a view not below it")
+            elif key.startswith(records.CHECKPOINT):
+                vote = _CHECKPOINT.decode(value)
+                header = disk.ledger.header(vote.height)
+                if header is None or header_hash(header) != vote.header_hash:
+                    raise Violation("I9", f"node {node} vouches for height {vote.height}, which is not on its disk")
         for key in deletes:
             prefix = next((item for item in _HEIGHT_PREFIXES if key.startswith(item)), None)
             if prefix is not None:
@@ -190,6 +192,13 @@ class Oracles:
             raise Violation("I6", f"view {chosen.view} proposes something else at the decided height {height}")
 
     # Blocks.
+
+    def began(self, commit: LedgerCommit, certificate: BlockCertificate) -> None:
+        """Take a block of the prelude as given."""
+        header = commit.block.header
+        self.headers[header.height] = header_hash(header)
+        self.decided[header.height] = Decided(header.proposal_digest, -1)
+        self._certified = certificate.height
 
     def executed(self, node: int, commit: LedgerCommit, view: int | None) -> None:
         """Check I1, I2 and I6; `view` is None for a block from catch-up."""

@@ -119,4 +119,6 @@ def _load(draw: Random) -> LoadPlan:
         to_several=_rate(draw, 0.5, 0.4),
         repeated=_rate(draw, 0.5, 0.3),
         wrong=_rate(draw, 0.5, 0.3),
+        enrolments=draw.choice((0.0, 0.2)),
+        sessions=_rate(draw, 0.3, 0.1),
     )
