@@ -65,7 +65,7 @@ async def test_a_full_queue_turns_away_and_says_when_to_come_back(kind: str, mon
 async def test_a_node_that_halted_says_so() -> None:
     async with scene() as (station, [meter]):
         report = meter.report()
-        station.core.halted = "a certificate contradicts this node's own block"
+        station.core.chain.halt("a certificate contradicts this node's own block")
         response = await station.http.post("/v1/transaction", json=form(report))
         assert (response.status_code, response.json()["reason"]) == (503, "not_ready")
         assert response.headers["retry-after"] == "1"
@@ -75,7 +75,7 @@ async def test_busy_for_some_is_an_answer_for_each() -> None:
     async with scene() as (station, [meter]):
         report = meter.report()
         await station.commit(report)
-        station.core.halted = "x"
+        station.core.chain.halt("x")
         answer = await station.submit(report, msgspec.structs.replace(report, sequence=99))
         assert [(item.status, item.reason) for item in answer.results] == [
             ("committed", "valid"),

@@ -228,7 +228,7 @@ async def test_status_health_and_readiness() -> None:
         late = await station.http.get("/readyz")
         assert late.status_code == 503
         assert "behind" in late.json()["why"]
-        station.core.halted = "a certificate contradicts"
+        station.core.chain.halt("a certificate contradicts")
         for path in ("/healthz", "/readyz"):
             assert (await station.http.get(path)).status_code == 503
 

@@ -203,7 +203,7 @@ def test_a_slow_disk_does_not_make_catch_up_pile_blocks_in_memory() -> None:
 
     def look() -> bool:
         nonlocal most
-        most = max(most, len(cluster.node(3)._chain.writing))
+        most = max(most, len(cluster.node(3).chain.writing))
         return cluster.heights()[3] == cluster.heights()[0]
 
     assert cluster.run(WAIT_MS, look)

@@ -74,7 +74,7 @@ def test_a_halted_node_does_not_keep_itself_busy() -> None:
     for _ in range(6):
         cluster.submit(0, scene.reports(1))
         cluster.run(1)
-    node._chain.halt("for the test")
+    node.chain.halt("for the test")
     cluster.run(1_000)
     pending = [event for event in cluster._events if event.at_ms > cluster.now_ms]
     cluster.run(1_000)
@@ -113,7 +113,7 @@ def test_a_certificate_that_came_before_the_decision_is_looked_at_before_the_blo
     cluster.drop = hold_back
     assert scene.commit(1, scene.reports(1)) == ["valid"]
     cluster.run(100)
-    assert cluster.node(3)._chain.certificates
+    assert cluster.node(3).chain.certificates
     for sender, message in late:
         cluster.shells[3].receive(sender, message)
     assert halted(scene) == [3]

@@ -89,7 +89,7 @@ class NodeCore:
         self._fetching = Fetching(replica)
         self._gaps = Gaps(roster, replica)
         self._serving = Serving(roster, replica, signer, ledger, self._pool, self._answers, self._out)
-        self._chain = Chain(roster, replica, ledger, self.executor, self._pool, self._answers, self._out)
+        self.chain = Chain(roster, replica, ledger, self.executor, self._pool, self._answers, self._out)
         self.pbft = self._make_replica(self._restore(promises))
 
     def _restore(self, promises: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -204,7 +204,7 @@ class NodeCore:
     def block_durable(self, height: int, now_ms: int) -> list[out.Effect]:
         """The ledger has the block on disk: only now may a checkpoint say so."""
         elapsed_ms = self._elapsed.advance(now_ms)
-        block, certificate = self._chain.written(height)
+        block, certificate = self.chain.written(height)
         self.world.durable(height, [key for key, _ in block.commit.writes])
         self._lanes.executed(block.digests, block.lanes)
         step: pbft_in.Input = pbft_in.Executed(height, block.header_hash, block.lanes)
@@ -213,9 +213,9 @@ class NodeCore:
         if not self.halted:
             self._ordered(self.pbft.step(step, now_ms))
         if certificate is not None:
-            self._chain.answer(certificate)
+            self.chain.answer(certificate)
         if not self.halted:
-            self._lanes.retry_behind(self._chain.durable, elapsed_ms)
+            self._lanes.retry_behind(self.chain.durable, elapsed_ms)
             self._ask_for_blocks()
         self._cut(now_ms)
         return self._out.take()
@@ -248,11 +248,11 @@ class NodeCore:
     @property
     def halted(self) -> str | None:
         """Why this node stopped ordering (protocol 5.4); None while it works."""
-        return self._chain.halted
+        return self.chain.halted
 
     @property
     def height(self) -> int:
-        return self._chain.durable
+        return self.chain.durable
 
     @property
     def certified_height(self) -> int:
@@ -296,17 +296,17 @@ class NodeCore:
                 case pbft_out.CancelTimer(name):
                     self._out.add(out.CancelTimer("pbft/" + name))
                 case pbft_out.Decided(height, proposal, view):
-                    self._chain.decide(height, Decision(proposal, None, view))
+                    self.chain.decide(height, Decision(proposal, None, view))
                     self._fetch_missing()
                 case pbft_out.Certified(certificate):
-                    self._chain.certified(certificate)
+                    self.chain.certified(certificate)
                 case pbft_out.NeedBlocks(target_height):
                     self.catchup.want(target_height)
                     self._ask_for_blocks()
                 case pbft_out.Observe(observation):
                     self._out.observe(observation)
                 case pbft_out.Halt(reason):
-                    self._chain.halted = self._chain.halted or reason  # ordering has said so itself
+                    self.chain.halted = self.chain.halted or reason  # ordering has said so itself
                 case _:
                     assert_never(effect)
 
@@ -344,12 +344,12 @@ class NodeCore:
             self._out.refuse("endorsement", Reason.OVERSIZED, peer)
             return
         held = hold(batch, self.roster.chain)
-        if held.digest in self._chain.wanted():
+        if held.digest in self.chain.wanted():
             self._pool.add(held)
-            self._chain.execute_ready()
+            self.chain.execute_ready()
             self._fetch_missing()
         elif peer == batch.collector:
-            self._lanes.consider(held, self._chain.durable, self._elapsed.ms)
+            self._lanes.consider(held, self.chain.durable, self._elapsed.ms)
             self._settle_lanes(now_ms)
 
     def _on_endorsement(self, peer: int, endorsement: Endorsement, now_ms: int) -> None:
@@ -373,7 +373,7 @@ class NodeCore:
 
     def _fetch_missing(self) -> None:
         """Ask endorsers for the batches that the next height lacks, one after another."""
-        due = self._fetching.due(self._chain.wanted(), self._elapsed.ms)
+        due = self._fetching.due(self.chain.wanted(), self._elapsed.ms)
         for peer, item in due:
             self._out.add(out.Send(peer, FetchBatch(item.collector, item.number, item.batch_digest)))
         if due:
@@ -405,7 +405,7 @@ class NodeCore:
             self.replica,
             self.pbft.view,
             self.pbft.in_view_change,
-            self._chain.durable,
+            self.chain.durable,
             self.ledger.certified_height,
             self.executor.lanes,
         )
@@ -422,7 +422,7 @@ class NodeCore:
 
     def _ask_for_blocks(self) -> None:
         executed = self.executor.height
-        if self.halted or executed > self._chain.durable + WRITES_BEHIND_MAX:
+        if self.halted or executed > self.chain.durable + WRITES_BEHIND_MAX:
             return
         request = self.catchup.ask(executed, self._elapsed.ms)
         if request is not None:
@@ -435,7 +435,7 @@ class NodeCore:
         assert own is not None
         certificate = self._gaps.vote(vote, self._serving.vouch(vote.height, own), own)
         if certificate is not None:
-            self._chain.certified(certificate)
+            self.chain.certified(certificate)
 
     def _on_bundle(self, peer: int, bundle: BlockBundle) -> None:
         """A certified block from a peer: checked against the certificate, then executed like any other."""
@@ -447,7 +447,7 @@ class NodeCore:
             return
         if height != self.executor.height + 1 or not self.catchup.expects(peer, height):
             return
-        reason = self._chain.take_bundle(bundle, self.pbft.view)
+        reason = self.chain.take_bundle(bundle, self.pbft.view)
         if reason is not None:
             self._out.refuse("sync", reason, peer)
             self.catchup.refused(peer, self._elapsed.ms)
@@ -466,4 +466,4 @@ class NodeCore:
         if reason is not None:
             self._out.refuse("sync", reason, peer)
             return
-        self._chain.certified(certificate)
+        self.chain.certified(certificate)
