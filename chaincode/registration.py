@@ -50,9 +50,10 @@ class Registration(Contract):
     async def enrol(self, ctx: Context, argument: EnrolArgument) -> None:
         """Record a customer's enrolment keys."""
         network = ctx.network
-        # These two sign other transactions; under an enrolment their guards could be used up.
+        # These sign other transactions; under an enrolment their guards could be used up.
         require(argument.hid != network.mdms_hid, Reason.ALREADY_ENROLLED)
         require(argument.hid != network.utility_id, Reason.ALREADY_ENROLLED)
+        require(argument.hid not in network.member_ids, Reason.ALREADY_ENROLLED)
         require(await self.enrolments.get(ctx, argument.hid) is None, Reason.ALREADY_ENROLLED)
         require(ctx.is_public_key(argument.enrolment_key), Reason.BAD_ARGUMENT)
         require(ctx.is_kem_key(argument.enrolment_kem_key), Reason.BAD_ARGUMENT)

@@ -4,6 +4,8 @@ from bcami.contract.api import Contract, Record, query, submit
 from bcami.contract.context import Context, found, require
 from bcami.contract.issued_key import require_issued_key
 from bcami.contract.state import HASH, NUMBER, ONLY, Map, View, pair
+from bcami.model.evidence import RECORDS_PER_REPLICA_MAX as EVIDENCE_PER_MEMBER_MAX
+from bcami.model.evidence import Evidence, EvidenceRecord
 from bcami.model.ids import NO_HASH, U63, Hash, KemKey, PublicKey
 from bcami.model.reasons import Reason
 from bcami.model.registration import (
@@ -23,6 +25,7 @@ from bcami.model.registration import (
 from bcami.model.report import READING_BYTES, READINGS_MAX
 
 __all__ = [
+    "EVIDENCE_PER_MEMBER_MAX",
     "HASH",
     "NO_HASH",
     "NUMBER",
@@ -38,6 +41,8 @@ __all__ = [
     "ContributionRequest",
     "EnrolArgument",
     "Enrolment",
+    "Evidence",
+    "EvidenceRecord",
     "Hash",
     "KemKey",
     "Map",

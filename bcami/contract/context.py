@@ -10,11 +10,13 @@ from hashlib import sha256
 from typing import Protocol, TypeVar
 
 from bcami.contract.network import Network
+from bcami.crypto.evidence import check_evidence
 from bcami.crypto.hpke import is_valid_kem_key
 from bcami.crypto.points import point_sum
 from bcami.crypto.signatures import is_valid_public_key, verify
 from bcami.ledger.store import STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX
 from bcami.model.chain import StateEntry
+from bcami.model.evidence import Evidence, Place, evidence_id, place_id
 from bcami.model.reasons import Reason
 from bcami.model.registration import (
     Contribution,
@@ -186,6 +188,30 @@ class Context:
             network.chain, network.epoch, hid, session, request, contribution.replica, contribution.point
         )
         return verify(network.member_keys[contribution.replica], contribution.signature, digest)
+
+    def member(self, signer: bytes) -> int | None:
+        """Return the replica id of the member whose signer id this is, or None."""
+        self.step()
+        ids = self.network.member_ids
+        return ids.index(signer) if signer in ids else None
+
+    def require_evidence(self, evidence: Evidence) -> None:
+        """End the contract function unless the evidence convicts its replica (bcami.crypto.evidence). One step."""
+        self.step()
+        network = self.network
+        reason = check_evidence(evidence, network.chain, network.epoch, network.member_keys)
+        if reason is not None:
+            raise Rejected(reason)
+
+    def evidence_id(self, evidence: Evidence) -> bytes:
+        """Return the id of evidence: the same for the same two statements."""
+        self.step()
+        return evidence_id(self.network.chain, evidence)
+
+    def place_id(self, place: Place) -> bytes:
+        """Return the digest that names the place of a statement."""
+        self.step()
+        return place_id(self.network.chain, place)
 
     def contribute(self, request: ContributionRequest, kem_key: bytes) -> ContributionAnswer:
         """Return this node's contribution to a dealerless key; in queries only. One step."""

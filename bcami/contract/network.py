@@ -14,6 +14,8 @@ class Network(msgspec.Struct, frozen=True):
     epoch: int
     member_keys: tuple[bytes, ...]
     """Consensus keys; a member's replica id is its place."""
+    member_ids: tuple[bytes, ...]
+    """Signer ids of the members, in the same order."""
     contributions_min: int
     """f + 1: one of so many contributors is honest (protocol 2.1)."""
     utility_id: bytes
@@ -40,6 +42,7 @@ def network_from_genesis(genesis: Genesis) -> Network:
         chain=chain_id(genesis),
         epoch=genesis.epoch,
         member_keys=tuple(member.consensus_key for member in genesis.members),
+        member_ids=tuple(operator_id(member.consensus_key) for member in genesis.members),
         contributions_min=Quorum(len(genesis.members)).weak,
         utility_id=operator_id(genesis.utility_key),
         utility_key=genesis.utility_key,

@@ -7,6 +7,7 @@ list of `Answer` to stdout.
 import asyncio
 import logging
 import sys
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 import msgspec
@@ -55,6 +56,15 @@ class Stub:
     async def get_state(self, key: str) -> bytes:
         await asyncio.sleep(0)  # really waits, as a peer's answer does
         return self.state.get(key, b"")
+
+    async def get_state_by_range(self, start: str, end: str) -> AsyncIterator[SimpleNamespace]:
+        async def entries() -> AsyncIterator[SimpleNamespace]:
+            for key in sorted(self.state):
+                if start <= key < end:
+                    await asyncio.sleep(0)
+                    yield SimpleNamespace(key=key, value=self.state[key])
+
+        return entries()
 
     async def put_state(self, key: str, value: bytes) -> None:
         self.writes[key] = value

@@ -11,11 +11,14 @@ import pytest
 
 from bcami.codec import encode
 from bcami.contract.guard import guard_key
-from bcami.model.genesis import Parameters
+from bcami.crypto.evidence import verify_evidence
+from bcami.model.evidence import Evidence, StatementKind
+from bcami.model.genesis import Parameters, operator_id
 from bcami.model.reasons import Reason
 from bcami.model.registration import MeterState
 from bcami.model.transaction import Transaction, argument_digest
 from tests.unit.contract.world import CHAINCODE, Party, World, meter, signing_key
+from tests.unit.crypto.statements import contradiction
 
 Expected = tuple[int, str, dict[str, bytes | None]]
 
@@ -84,7 +87,7 @@ def transactions(world: World, choice: random.Random, count: int) -> Iterator[Tr
         current = 0 if session is None else session.number
         if not current:
             return new_session(party, max(party.keys, default=0) + 1)
-        match choice.choices(range(8), weights=[1, 0.15, 4, 0.5, 16, 2, 1, 2])[0]:
+        match choice.choices(range(9), weights=[1, 0.15, 4, 0.5, 16, 2, 1, 2, 2])[0]:
             case 0:
                 return world.enrol(party)
             case 1:
@@ -102,8 +105,22 @@ def transactions(world: World, choice: random.Random, count: int) -> Iterator[Tr
                 return world.acknowledge(number, choice.randint(1, 2000), max(0, len(sent) - choice.choice((0, 0, 50))))
             case 6:
                 return choice.choice(sent)
+            case 7:
+                return evidence()
             case _:
                 return damaged(choice.choice(sent), choice)
+
+    def evidence() -> Transaction:
+        accused, reporter = choice.randrange(4), choice.randrange(4)
+        kind, height = choice.choice(list(StatementKind)), choice.randrange(3)
+        pair = contradiction(world.roster, signing_key("node", accused), accused, kind, 1, height)
+        argument = verify_evidence(*pair, world.roster)
+        assert isinstance(argument, Evidence)
+        if choice.random() < 0.2:
+            argument = Evidence(argument.place, argument.first, argument.first)
+        key = signing_key("node", reporter)
+        signer, number = operator_id(key.public_key), choice.randint(1, 60)
+        return world.transaction("governance", "report_evidence", signer, 0, number, argument, [key])
 
     def open_period() -> Transaction:
         nonlocal period
@@ -159,13 +176,29 @@ def test_same_results_and_write_sets():
                 recorder.query("registration", "meter", tx.signer)
                 recorder.query("mdms", "period", choice.choice((b"", bytes(7) + b"\x01", b"bad")))
                 recorder.query("mdms", "acknowledged", b"")
+                recorder.query("governance", "evidence", choice.choice((bytes(7) + b"\x01", b"bad")))
         answers = run_in_child(recorder.world, recorder.calls)
         for call, expected, answer in zip(recorder.calls, recorder.expected, answers, strict=True):
             assert answer == expected, call[0]
         reasons += recorder.reasons
     # The sequence is only worth something if it meets the outcomes that matter, accepted and rejected.
-    rejected = {"bad_contribution", "key_mismatch", "period_expired", "session_too_soon", "unknown_period"}
-    refused = {"bad_signature", "hash_mismatch", "height_not_above", "replay", "revoked_hid", "session_closed"}
+    rejected = {
+        "no_equivocation",
+        "bad_contribution",
+        "key_mismatch",
+        "period_expired",
+        "session_too_soon",
+        "unknown_period",
+    }
+    refused = {
+        "already_recorded",
+        "bad_signature",
+        "hash_mismatch",
+        "height_not_above",
+        "replay",
+        "revoked_hid",
+        "session_closed",
+    }
     assert rejected | refused <= set(reasons), reasons
     assert reasons[Reason.VALID] > 200, reasons
 
