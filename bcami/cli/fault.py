@@ -163,7 +163,7 @@ def _run(place: "RunNetwork", path: Path, plan: "Scenario") -> dict[str, Any]:
             f"the scenario is for {plan.nodes} nodes, the network that is up has {len(place.network.nodes)}",
             do=f"bcami down, or --nodes {len(place.network.nodes)}",
         )
-    return write_report(place.run, path, run_scenario(place, plan))
+    return write_report(place, path, run_scenario(place, plan))
 
 
 def _show(summary: dict[str, Any], folder: Path) -> None:

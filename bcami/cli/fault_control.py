@@ -29,6 +29,7 @@ class Control:
         self._names = [node.name for node in network.nodes]
         self._headers = {"authorization": f"Bearer {load_operator_token(home)}"}
         self._network_key = load_utility(home).network
+        self._attached = attached
         self._supervisor = Supervisor(home, network, attached=attached)
         self._pauses: dict[str, subprocess.Popen[bytes]] = {}
         self._started: set[str] = set()
@@ -97,10 +98,10 @@ class Control:
         return silent
 
     def close(self) -> None:
-        """Continue what is paused, and stop the processes that were started again from here."""
+        """Continue what is paused; stop the processes that were started again from here and end with it."""
         for name in list(self._pauses):
             self.go_on(name)
-        if self._started:
+        if self._started and self._attached:
             self._supervisor.down(sorted(self._started))
 
     def is_running(self, name: str) -> bool:

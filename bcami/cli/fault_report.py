@@ -4,6 +4,7 @@ import csv
 import json
 import platform
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,10 @@ import msgspec
 from bcami import __version__
 from bcami.cli.fault_plot import plot_run
 from bcami.cli.fault_run import Outcome
+from bcami.cli.own_network import RunNetwork
 from bcami.faults.verdict import Figures, Finding, History, Verdict, figures, judge, overall
 from bcami.processes.cpu import cores
+from bcami.processes.supervisor import services
 
 MEANING: Final = {
     Verdict.PASS: "Everything that always must hold did hold, and so did all that this scenario expects.",
@@ -25,8 +28,9 @@ MEANING: Final = {
 }
 
 
-def write_report(folder: Path, source: Path, outcome: Outcome) -> dict[str, Any]:
-    """Write the report and return its summary."""
+def write_report(place: RunNetwork, source: Path, outcome: Outcome) -> dict[str, Any]:
+    """Write the report into the run's folder and return its summary."""
+    folder = place.run
     findings = judge(outcome.scenario, outcome.history)
     seen = figures(outcome.scenario, outcome.history)
     summary = _summary(source, outcome, findings, seen)
@@ -38,6 +42,8 @@ def write_report(folder: Path, source: Path, outcome: Outcome) -> dict[str, Any]
     _lines(folder / "nodes.jsonl", [msgspec.to_builtins(look) for look in outcome.watch.looks])
     _series(folder / "series.csv", outcome.history)
     (folder / "report.md").write_text(_markdown(summary, outcome), encoding="utf-8")
+    if not place.is_own:
+        _copy_logs(place, folder / "logs")
     plot_run(folder / "plot.png", outcome.scenario, outcome.history, outcome.watch.looks, summary["verdict"])
     return summary
 
@@ -92,6 +98,14 @@ def _evidence(outcome: Outcome) -> list[dict[str, str]]:
         {"against": accused, "what": what, "first": first, "second": second, "seen_by": seen_by}
         for (accused, what, first, second), seen_by in outcome.watch.evidence.items()
     ]
+
+
+def _copy_logs(place: RunNetwork, folder: Path) -> None:
+    """Keep the logs of a network that goes on; those of an own one are kept when it is removed."""
+    folder.mkdir()
+    for service in services(place.home, place.network):
+        if service.log.exists():
+            shutil.copyfile(service.log, folder / f"{service.name}.log")
 
 
 def _series(path: Path, history: History) -> None:

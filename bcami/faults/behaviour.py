@@ -44,7 +44,9 @@ class Behaviour(Generic[O]):
     """What must hold all the same."""
     options_type: ClassVar[type[Options]] = Options
     is_byzantine: ClassVar[bool] = True
-    """False where the node stays honest and its links are to blame."""
+    """False where the node stays honest and its links or its disk are to blame."""
+    order: ClassVar[int] = 0
+    """Behaviours of a lower order see messages first: what a node says comes before what its links make of it."""
 
     def __init__(self, options: O, randomness: Random) -> None:
         self.options = options

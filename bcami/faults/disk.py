@@ -30,6 +30,7 @@ class SlowDisk(Behaviour[DiskOptions]):
     claim = "a slow backup slows nobody; a slow primary is no worse than its disk"
     options_type = DiskOptions
     is_byzantine = False
+    order = 3
 
     def __init__(self, options: DiskOptions, randomness: Random) -> None:
         super().__init__(options, randomness)

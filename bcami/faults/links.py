@@ -26,6 +26,7 @@ class Cut(Behaviour[ToPeers]):
     claim = "a side with a strong quorum goes on; without one all wait, and go on when the cut heals"
     options_type = ToPeers
     is_byzantine = False
+    order = 1
 
     def sent(self, node: "FaultyNode", to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
         return () if self._is_cut(to) else (message,)
@@ -50,6 +51,7 @@ class Loss(Behaviour[LossOptions]):
     claim = "votes are sent again until they are not needed; nothing is lost for good"
     options_type = LossOptions
     is_byzantine = False
+    order = 1
 
     def sent(self, node: "FaultyNode", to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
         concerned = not self.options.peers or to in self.options.peers
@@ -70,6 +72,7 @@ class Delay(Behaviour[DelayOptions]):
     claim = "latency grows by the delay of each phase; no view change while it is below the view timer"
     options_type = DelayOptions
     is_byzantine = False
+    order = 3
 
     def sent(self, node: "FaultyNode", to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
         if self.options.peers and to not in self.options.peers:
@@ -94,6 +97,7 @@ class Duplicate(Behaviour[DuplicateOptions]):
     claim = "a repeated message changes nothing"
     options_type = DuplicateOptions
     is_byzantine = False
+    order = 2
 
     def sent(self, node: "FaultyNode", to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
         concerned = not self.options.peers or to in self.options.peers

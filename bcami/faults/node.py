@@ -82,6 +82,7 @@ class FaultyNode(NodeCore):
         self._lease_count += 1
         lease = Lease(self._lease_count, behaviour, now_ms, now_ms + for_ms)
         self._leases.append(lease)
+        self._leases.sort(key=lambda item: item.behaviour.order)
         return lease
 
     def stop_faults(self) -> int:

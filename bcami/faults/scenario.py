@@ -214,15 +214,21 @@ def _check_name(where: str, name: str, scenario: Scenario) -> None:
 def resolve_options(options: Mapping[str, Any], names: Sequence[str], hid_of: Callable[[Any], bytes]) -> dict[str, Any]:
     """Return the options as a behaviour takes them: replica ids for nodes, the HID in hex for a `meter`.
 
-    A meter is an id, or its number among those of the load, from 0.
+    A meter is an id, or its number among those of the load, from 0. Raises InputError for a node that there is not.
     """
+
+    def replica(name: Any) -> Any:
+        if not isinstance(name, str):
+            return name
+        if name not in names:
+            raise InputError(f"no node is called {name!r}", do=nearest(name, names) or f"nodes: {', '.join(names)}")
+        return names.index(name)
+
     found = dict(options)
     for key in NODE_OPTIONS:
         value = found.get(key)
-        if isinstance(value, str):
-            found[key] = names.index(value)
-        elif isinstance(value, list | tuple):
-            found[key] = [names.index(item) if isinstance(item, str) else item for item in value]
+        if value is not None:
+            found[key] = [replica(item) for item in value] if isinstance(value, list | tuple) else replica(value)
     if "meter" in found:
         found["signer"] = hid_of(found.pop("meter")).hex()
     return found

@@ -13,15 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from bcami.errors import InputError
 from bcami.faults.catalogue import make_behaviour
 from bcami.faults.node import FaultyNode, describe
+from bcami.faults.scenario import resolve_options
 from bcami.gateway.refusals import REFUSALS, Refused
 from bcami.gateway.routes_operator import Operator
-from bcami.gateway.service import NodeService
 from bcami.model.reasons import Reason
 from bcami.node.driver import now_ms
 
 FOR_S_MAX: Final = 3_600.0
-_NODE_OPTIONS: Final = ("peers", "collector")
-"""Options that name nodes; in requests names and replica ids are both good."""
 
 
 class FaultForm(BaseModel):
@@ -53,7 +51,7 @@ def fault_router(node: FaultyNode) -> APIRouter:
         at_ms = now_ms()
         seed = secrets.randbits(63) if form.seed is None else form.seed
         try:
-            behaviour = make_behaviour(form.behaviour, _resolved(service, form.options), seed)
+            behaviour = make_behaviour(form.behaviour, resolve_options(form.options, service.names, _no_meter), seed)
         except InputError as error:
             detail = f"{error.what}; {error.do}" if error.do else error.what
             raise Refused(Reason.BAD_ARGUMENT, detail) from None
@@ -71,19 +69,5 @@ def fault_router(node: FaultyNode) -> APIRouter:
     return router
 
 
-def _resolved(service: NodeService, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with replica ids where nodes are named."""
-
-    def replica(name: Any) -> Any:
-        if not isinstance(name, str):
-            return name
-        if name not in service.names:
-            raise InputError(f"no node is called {name!r}", do=f"nodes: {', '.join(service.names)}")
-        return service.names.index(name)
-
-    found = dict(options)
-    for key in _NODE_OPTIONS:
-        value = found.get(key)
-        if value is not None:
-            found[key] = [replica(item) for item in value] if isinstance(value, list) else replica(value)
-    return found
+def _no_meter(_meter: str | int) -> bytes:
+    raise InputError("a node cannot tell meters apart by name", do="say `signer`, an HID in hex")

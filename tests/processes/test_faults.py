@@ -38,18 +38,21 @@ on = "node2"
 evidence = ["node2"]
 """
 IDLE = """title = "A fault that has no occasion"
-claim = "A run that proves nothing says so"
+claim = "A node that only lies about shares leaves evidence, which is not true"
 
 [load]
 meters = 4
 rate_per_s = 20
-for_s = 4
+for_s = 3
 
 [[fault]]
-at_s = 2
-for_s = 1
+at_s = 1.5
+for_s = 0.5
 kind = "lying_shares"
 on = "node2"
+
+[expect]
+evidence = ["node3"]
 """
 
 
@@ -168,20 +171,22 @@ def test_a_scenario_leaves_a_whole_report(breakable: Cluster, tmp_path: Path) ->
     assert again["missing"] == again["different"] == 0
 
 
-def test_a_run_that_proves_nothing_is_inconclusive(breakable: Cluster, tmp_path: Path) -> None:
+def test_an_expectation_that_does_not_hold_fails_the_run(breakable: Cluster, tmp_path: Path) -> None:
     scenario = tmp_path / "idle.toml"
     scenario.write_text(IDLE)
-    told = breakable.json("fault", "run", str(scenario), expect=3)
-    assert told["verdict"] == "INCONCLUSIVE"
-    scenario.write_text(IDLE.replace("lying_shares", "mute") + '\n[expect]\nevidence = ["node3"]\n')
-    assert breakable.json("fault", "run", str(scenario), expect=1)["verdict"] == "FAIL"
+    told = breakable.json("fault", "run", str(scenario), expect=1)
+    assert told["verdict"] == "FAIL"
+    found = {item["expectation"]: item["verdict"] for item in told["findings"]}
+    assert found["evidence against node3"] == "FAIL"
+    assert found["the faults really happened"] == "INCONCLUSIVE", "nobody asked for shares"
+    assert found["no fork"] == found["readings reconcile"] == "PASS"
 
 
 def test_a_bad_scenario_starts_nothing(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path / "home")
     scenario = tmp_path / "bad.toml"
     scenario.write_text(QUIET.replace('kind = "kill"', 'kind = "kil"'))
-    assert f"{scenario}:14" in cluster.run("fault", "run", str(scenario), expect=2)
+    assert f"{scenario}:13" in cluster.run("fault", "run", str(scenario), expect=2)
     assert "did you mean 'primary-killed'" in cluster.run("fault", "run", "primary-kild", expect=2)
     assert not cluster.home.folder.exists()
 
