@@ -9,7 +9,7 @@ from bcami.crypto.verification import absent_transactions, verify_batch_certific
 from bcami.endorsement.collector import BATCH_TRANSACTIONS_MAX, GATHER_MS, IN_FLIGHT_MAX, QUEUE_BYTES_MAX, Collector
 from bcami.endorsement.endorser import LANE_AHEAD_MAX, Endorser
 from bcami.endorsement.pool import BatchPool, HeldBatch, hold
-from bcami.model.batch import Batch, BatchCertificate, Endorsement, Refusal
+from bcami.model.batch import BATCH_BYTES_MAX, Batch, BatchCertificate, Endorsement, Refusal
 from bcami.model.block import BlockCertificate, CheckpointVote, checkpoint_digest
 from bcami.model.genesis import Genesis, Member, Parameters, chain_id
 from bcami.model.reasons import Reason
@@ -231,3 +231,47 @@ def test_turns_give_each_batch_a_strong_quorum_at_once_and_rotate(n: int) -> Non
             assert collector in turns and len(turns) == roster.quorum.strong
             spared |= set(range(n)) - turns
     assert spared == (set() if roster.quorum.strong == n else set(range(n)))
+
+
+def test_what_verifiers_refuse_is_not_counted() -> None:
+    """One spoiled vote in a certificate would leave the lane stuck for ever."""
+    collector = filled(2)
+    held = collector.cut(None, CHAIN, 0)
+    assert held is not None
+    vote = given(endorsers()[1], held)
+    assert collector.vote(msgspec.structs.replace(vote, epoch=1)) is Reason.WRONG_EPOCH
+    for refusals in ([Refusal(0, Reason.VALID)], [Refusal(2, Reason.REPLAY)], [Refusal(0, Reason.REPLAY)] * 2):
+        assert collector.vote(given(endorsers()[1], held, refusals)) is Reason.MALFORMED
+    assert not collector.own[1].votes
+
+
+def test_a_batch_above_the_limit_is_refused_whatever_the_quota() -> None:
+    big = hold(Batch(0, 0, 1, None, tuple(transaction(i, 16_000) for i in range(70))), CHAIN)
+    assert big.size_bytes > BATCH_BYTES_MAX
+    assert endorsers()[1].gate(big, 0) is Reason.OVERSIZED
+
+
+def test_a_number_that_was_used_is_not_given_again_when_the_ledger_is_lost() -> None:
+    collector = filled(1)
+    collector.number_used(50)
+    held = collector.cut(None, CHAIN, 0)
+    assert held is not None and held.batch.number == 51
+
+
+def test_the_batches_on_the_way_stay_inside_the_quota_of_the_endorsers() -> None:
+    collector = Collector(Roster.from_genesis(SMALL), 0, KEYS[0], 0)
+    for i in range(6):
+        collector.admit(transaction(i), bytes([i]) * 32, 400, 0)
+    first = collector.cut(None, CHAIN, 0)
+    assert first is not None and first.size_bytes <= QUOTA_BYTES
+    assert collector.cut(None, CHAIN, 10**6) is None, "there is no room for another one"
+    collector.executed(1)
+    assert collector.cut(None, CHAIN, 10**6) is not None
+
+
+def test_when_a_number_is_over_the_endorser_tells_which_batch_it_had_taken() -> None:
+    endorser = endorsers()[1]
+    other = batch(1, first=7)
+    endorser.take(other)
+    (finished,) = endorser.executed((1, 0, 0, 0))
+    assert finished.digest == other.digest and not finished.is_endorsed
