@@ -1,5 +1,6 @@
 """The plot of a fault run: throughput, latency, and what the nodes say, over time, with the faults marked."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +10,9 @@ from bcami.faults.scenario import Scenario
 from bcami.faults.verdict import History, figures
 
 BIN_S: Final = 0.25
+BEHIND_MIN: Final = 6.0
+"""The axis reaches at least so many blocks: being one behind for a moment is no event."""
+_SILENT_S: Final = 1.2
 _COLOURS: Final = {"PASS": "#1a7f37", "FAIL": "#b42318", "INCONCLUSIVE": "#9a6700"}
 _FAULT: Final = "#d9822b"
 _LINE: Final = "#1f5fa8"
@@ -57,6 +61,7 @@ def _throughput(panel: Any, scenario: Scenario, history: History) -> None:
             ha="center",
             fontsize=8.5,
             color="#7a1f12",
+            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             arrowprops={"arrowstyle": "-", "color": "#7a1f12", "linewidth": 0.8},
         )
     panel.set_ylabel("reports / s")
@@ -79,11 +84,14 @@ def _binned(history: History) -> tuple[list[float], list[float]]:
 
 def _latency(panel: Any, history: History) -> None:
     told = [item for item in history.samples if item.p50_ms is not None]
-    for name, values, style in (
-        ("p50", [item.p50_ms for item in told], "-"),
-        ("p99", [item.p99_ms for item in told], ":"),
-    ):
-        panel.plot([item.at_s for item in told], values, style, color=_LINE, linewidth=1.4, label=name)
+    rows: list[tuple[float, float, float]] = []
+    for item in told:
+        if rows and item.at_s - rows[-1][0] > _SILENT_S:
+            rows.append((item.at_s, math.nan, math.nan))  # no line where nothing was committed
+        rows.append((item.at_s, item.p50_ms or 0, item.p99_ms or 0))
+    for column, name, style in ((1, "p50", "-"), (2, "p99", ":")):
+        times, values = [row[0] for row in rows], [row[column] for row in rows]
+        panel.plot(times, values, style, color=_LINE, linewidth=1.4, label=name, marker=".", markersize=3)
     panel.set_yscale("log")
     panel.yaxis.set_major_formatter("{x:g}")
     panel.yaxis.set_minor_formatter("{x:g}")
@@ -122,7 +130,7 @@ def _nodes(panel: Any, scenario: Scenario, looks: Sequence[Look]) -> None:
                 va="top",
             )
     panel.set_ylabel("blocks behind")
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, max(BEHIND_MIN, panel.get_ylim()[1]))
     panel.legend(loc="upper left", fontsize=7, ncols=len(scenario.names), frameon=True, framealpha=0.9)
 
 
@@ -141,7 +149,7 @@ def _name_faults(panel: Any, history: History) -> None:
         row = next((place for place, free_s in enumerate(rows) if free_s <= item.start_s), len(rows))
         rows[row : row + 1] = [item.start_s + width_s]
         panel.annotate(
-            f"{item.kind}: {', '.join(item.on)}",
+            f"{item.kind}: {item.where}",
             (item.start_s, 1),
             xytext=(3, -3 - 12 * row),
             xycoords=("data", "axes fraction"),

@@ -58,7 +58,6 @@ class Stage:
     history: History = field(default_factory=History)
     events: list[Event] = field(default_factory=list)
     tasks: list["asyncio.Task[None]"] = field(default_factory=list)
-    starting: set[str] = field(default_factory=set)
 
     def tell(self, what: str) -> None:
         """Put a line on the timeline, and on the screen as it happens."""
@@ -185,20 +184,22 @@ async def _timeline(stage: Stage) -> None:
     for fault in sorted(stage.scenario.fault, key=lambda item: item.at_s):
         await stage.clock.wait_until(fault.at_s)
         names = draw_nodes(fault.on, stage.scenario.names, stage.watch.primary, stage.random)
-        shown = Shown(fault.kind, names or _flat(fault.groups), fault.is_byzantine, stage.clock.now_s)
+        where = " | ".join(",".join(group) for group in fault.groups) or ", ".join(names)
+        on = names or [name for group in fault.groups for name in group]
+        shown = Shown(fault.kind, on, fault.is_byzantine, stage.clock.now_s, where=where)
         stage.history.shown.append(shown)
         stage.go(_show_fault(stage, fault, names, shown))
 
 
 async def _show_fault(stage: Stage, fault: PlannedFault, names: list[str], shown: Shown) -> None:
     """Begin a fault, wait for its end, heal it."""
-    where = " | ".join(",".join(group) for group in fault.groups) or ", ".join(names)
+    where = shown.where
     end_s = shown.start_s + fault.for_s
     stage.tell(f"{fault.kind} on {where}, for {fault.for_s:g} s")
     shown.end_s = end_s
     try:
         if fault.kind == KILL:
-            await _kill(stage, names, end_s)
+            await _kill(stage, names, shown, end_s)
         elif fault.kind == PAUSE:
             await _pause(stage, names, fault.for_s, end_s)
         else:
@@ -208,8 +209,7 @@ async def _show_fault(stage: Stage, fault: PlannedFault, names: list[str], shown
         stage.tell(f"{fault.kind} on {where}: {error.what}")
 
 
-async def _kill(stage: Stage, names: list[str], end_s: float) -> None:
-    stage.starting.update(names)
+async def _kill(stage: Stage, names: list[str], shown: Shown, end_s: float) -> None:
     await asyncio.gather(*(asyncio.to_thread(stage.control.kill, name) for name in names))
     await stage.clock.wait_until(end_s)
     for name in names:
@@ -217,8 +217,10 @@ async def _kill(stage: Stage, names: list[str], end_s: float) -> None:
     stage.tell(f"starting {', '.join(names)} again")
     began = stage.clock.now_s
     await asyncio.to_thread(stage.control.start, names, lambda _: None)
-    stage.starting.difference_update(names)
-    stage.tell(f"{', '.join(names)} ready {stage.clock.now_s - began:.1f} s after the start")
+    answered = [stage.watch.answered_s[name] for name in names if name in stage.watch.answered_s]
+    shown.end_s = max([end_s, *answered])
+    took = f"answering {shown.end_s - began:.1f} s and ready {stage.clock.now_s - began:.1f} s after the start"
+    stage.tell(f"{', '.join(names)} {took}")
 
 
 async def _pause(stage: Stage, names: list[str], for_s: float, end_s: float) -> None:
@@ -261,10 +263,6 @@ def _cuts(fault: PlannedFault) -> dict[str, list[str]]:
         for group in fault.groups
         for name in group
     }
-
-
-def _flat(groups: tuple[tuple[str, ...], ...]) -> list[str]:
-    return [name for group in groups for name in group]
 
 
 async def _join(stage: Stage, fleet: HomeFleet, recorded: RecordedFleet) -> None:

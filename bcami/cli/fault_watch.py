@@ -114,6 +114,8 @@ class NodeWatch:
         """(accused, what, first, second) and who saw it first."""
         self.views: list[int] = []
         self._awaited: dict[str, float | None] = {}
+        self.answered_s: dict[str, float] = {}
+        """By node that was restarted or paused: when it answered again."""
         self.in_step_s: dict[str, float | None] = {}
 
     async def run(self) -> None:
@@ -171,7 +173,7 @@ class NodeWatch:
             return
         since_s = self._awaited[look.name]
         if since_s is None:
-            since_s = self._awaited[look.name] = look.at_s
+            since_s = self._awaited[look.name] = self.answered_s[look.name] = look.at_s
         others = [item.height for name, item in self.latest.items() if name != look.name and item.height is not None]
         if others and look.height >= max(others) - IN_STEP_BLOCKS:
             del self._awaited[look.name]

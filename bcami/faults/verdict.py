@@ -45,8 +45,11 @@ class Shown(msgspec.Struct):
     byzantine: bool
     start_s: float
     end_s: float | None = None
+    """When it was over; of a killed node, when it answered again."""
     acted: int | None = None
     """How often the behaviours did something; None where nothing is counted."""
+    where: str = ""
+    """The nodes, or the sides of a partition, as a person reads them."""
 
 
 class Ledgers(msgspec.Struct, frozen=True):
