@@ -31,6 +31,10 @@ class NodePaths:
         return self.folder / "ledger"
 
     @property
+    def evidence(self) -> Path:
+        return self.folder / "evidence"
+
+    @property
     def log(self) -> Path:
         return self.folder / "node.log"
 

@@ -1,6 +1,7 @@
 """show block, tx, meter, evidence: what the chain holds, as one node tells it."""
 
 import datetime as dt
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from bcami.config import Network, NodeAddress
 
 _HASH_HEX = 64
+_SHOWN = 12
 
 show = typer.Typer(no_args_is_help=True, help="Look at a block, a transaction, a meter, or evidence against a node.")
 
@@ -108,25 +110,58 @@ def meter(
 
 @show.command()
 def evidence(home: Home = HOME_DEFAULT, json: Json = False) -> None:
-    """Show signed statements of one node that contradict each other, as the others have kept them.
+    """Show signed statements of one node that contradict each other: what the chain holds, and what nodes still keep.
 
     Example: bcami show evidence
     """
-    from bcami.processes.home import load_operator_token
+    from bcami.cli.evidence import Kept, recorded, recorded_form
+    from bcami.crypto.roster import Roster
+    from bcami.processes.home import load_genesis, load_operator_token
 
     _, nodes = _opened(home)
-    token = load_operator_token(home_paths(home))
-    found: list[dict[str, Any]] = []
+    roster = Roster.from_genesis(load_genesis(home_paths(home)))
+    kept = Kept(roster)
+    headers = {"authorization": f"Bearer {load_operator_token(home_paths(home))}"}
     for node in nodes:
-        told = _ask(node, "/v1/operator/evidence", "", headers={"authorization": f"Bearer {token}"})
-        found += [{"seen_by": node.name, **item} for item in told["evidence"]]
-    for item in found:
-        SCREEN.line(f"{item['name']} contradicted itself: {item['what']} (seen by {item['seen_by']})")
-        SCREEN.line(f"  first   {item['first'][:96]}…")
-        SCREEN.line(f"  second  {item['second'][:96]}…")
-    if not found:
+        kept.add(node.name, _ask(node, "/v1/operator/evidence", "", headers=headers)["evidence"])
+    on_chain = recorded([node.url for node in nodes], roster)
+    waiting = kept.unrecorded(on_chain)
+    found = [recorded_form(item, roster) for item in on_chain]
+    _contradictions(found, lambda item: f"block {item['block']}, brought by {item['reporter']}")
+    _contradictions(waiting, _why_not_recorded)
+    for name in sorted(set(kept.false)):
+        SCREEN.line(f"{name} shows evidence that does not hold against genesis; it is left out")
+    if not found and not waiting:
         SCREEN.line(f"no evidence against anybody ({len(nodes)} nodes asked)")
-    SCREEN.result("bcami/show_evidence/1", {"nodes_asked": [node.name for node in nodes], "evidence": found})
+    SCREEN.result(
+        "bcami/show_evidence/2",
+        {"nodes_asked": [node.name for node in nodes], "recorded": found, "unrecorded": waiting},
+    )
+
+
+def _why_not_recorded(item: dict[str, Any]) -> str:
+    why = "not on the chain yet" if item["outcome"] is None else f"not recorded ({item['outcome']})"
+    return f"{why}, kept by {', '.join(item['kept_by'])}"
+
+
+def _contradictions(items: list[dict[str, Any]], about: Callable[[dict[str, Any]], str]) -> None:
+    for item in items[:_SHOWN]:
+        SCREEN.line(f"{_contradiction(item)}: {about(item)}")
+        _pairs(("  id", item["evidence_id"]), ("  first", item["first"]), ("  second", item["second"]))
+    if len(items) > _SHOWN:
+        SCREEN.line(f"… and {len(items) - _SHOWN} more; all of them: --json")
+
+
+def _contradiction(item: dict[str, Any]) -> str:
+    """Return whose statement was made twice, and about what."""
+    view, height = item["view"], item["height"]
+    about = {
+        "checkpoint": f"of height {height}",
+        "view_change": f"for view {view}",
+        "new_view": f"for view {view}",
+        "endorsement": f"of batch {height} of collector {view}",
+    }.get(item["kind"], f"for height {height} in view {view}")
+    return f"{item['accused']} signed two contradicting {item['kind']} statements {about}"
 
 
 def _opened(home: str) -> "tuple[Network, list[NodeAddress]]":

@@ -23,14 +23,20 @@ def guard_key(signer: bytes, session: int) -> bytes:
     return PREFIX + signer + (_SESSION if session else _ENROLMENT)
 
 
+def highest(record: bytes | None) -> int:
+    """Return the highest number that was consumed in the guard's session; 0 for none."""
+    number: int = 0 if record is None else _HEAD.unpack_from(record)[1]
+    return number
+
+
 def refusal(record: bytes | None, session: int, sequence: int, window: int) -> Reason | None:
     """Return why the number cannot be consumed, or None when it is free."""
     if record is None:
         return None
-    known, highest = _HEAD.unpack_from(record)
+    known, last = _HEAD.unpack_from(record)
     if session != known:
         return Reason.SESSION_CLOSED if session < known else None
-    behind: int = highest - sequence
+    behind: int = last - sequence
     if behind < 0:
         return None
     if behind >= window:
@@ -42,10 +48,10 @@ def consume(record: bytes | None, session: int, sequence: int, window: int) -> b
     """Return the record after a number for which `refusal` is None was consumed."""
     width = window >> 3
     if record is not None:
-        known, highest = _HEAD.unpack_from(record)
+        known, last = _HEAD.unpack_from(record)
         if known == session:
             bitmap = int.from_bytes(record[_HEAD.size :], "big")
-            ahead: int = sequence - highest
+            ahead: int = sequence - last
             if ahead <= 0:
                 bitmap |= 1 << -ahead
                 return record[: _HEAD.size] + bitmap.to_bytes(width, "big")

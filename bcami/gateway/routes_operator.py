@@ -1,15 +1,17 @@
 """What only an operator may ask; the credential is made by `bcami init`."""
 
 import hmac
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from bcami.gateway.openapi import ANY_NUMBER, HEX, TEXT, answers, listing, structure
+from bcami.codec import encode
+from bcami.gateway.openapi import ANY_NUMBER, HEX, TEXT, answers, listing, optional, structure
 from bcami.gateway.refusals import REFUSALS, Refused, service_of
 from bcami.gateway.service import NodeService
+from bcami.model.evidence import KeptEvidence, evidence_id
 from bcami.model.reasons import Reason
 
 _bearer = HTTPBearer(auto_error=False, description="Token in HOME/operator.token")
@@ -36,23 +38,47 @@ async def stop(service: Operator) -> JSONResponse:
     return JSONResponse({"stopping": True})
 
 
-_EVIDENCE = listing(structure(replica=ANY_NUMBER, name=TEXT, what=TEXT, first=HEX, second=HEX))
-
-
-@router.get("/evidence", responses=answers("What was seen", structure(evidence=_EVIDENCE)))
-async def evidence(service: Operator) -> JSONResponse:
-    """Return pairs of contradicting signed statements that this process has seen."""
-    return JSONResponse(
-        {
-            "evidence": [
-                {
-                    "replica": item.replica,
-                    "name": service.names[item.replica],
-                    "what": item.what,
-                    "first": item.first.hex(),
-                    "second": item.second.hex(),
-                }
-                for item in service.evidence
-            ]
-        }
+_EVIDENCE = listing(
+    structure(
+        evidence_id=HEX,
+        replica=ANY_NUMBER,
+        name=TEXT,
+        what=TEXT,
+        epoch=ANY_NUMBER,
+        view=ANY_NUMBER,
+        height=ANY_NUMBER,
+        seen_ms=ANY_NUMBER,
+        first=HEX,
+        second=HEX,
+        evidence=HEX,
+        outcome=optional(TEXT),
     )
+)
+
+
+@router.get("/evidence", responses=answers("What this node keeps", structure(evidence=_EVIDENCE)))
+async def evidence(service: Operator) -> JSONResponse:
+    """Return the contradictions of members that this node keeps.
+
+    `evidence` is the encoded `Evidence` of bcami.model, which genesis verifies. `outcome` is `valid` when the chain
+    holds it, null while it is to be reported.
+    """
+    return JSONResponse({"evidence": [_shown(service, item) for item in service.held_evidence()]})
+
+
+def _shown(service: NodeService, kept: KeptEvidence) -> dict[str, Any]:
+    place, roster = kept.evidence.place, service.roster
+    return {
+        "evidence_id": evidence_id(roster.chain, kept.evidence).hex(),
+        "replica": place.replica,
+        "name": service.names[place.replica],
+        "what": place.kind,
+        "epoch": place.epoch,
+        "view": place.view,
+        "height": place.height,
+        "seen_ms": kept.seen_ms,
+        "first": encode(kept.evidence.first).hex(),
+        "second": encode(kept.evidence.second).hex(),
+        "evidence": encode(kept.evidence).hex(),
+        "outcome": kept.outcome,
+    }

@@ -1,7 +1,7 @@
 """What the routes need of a node, in one place."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,12 +15,11 @@ from bcami.model import events
 from bcami.model.api import QueryAnswer, TransactionProof
 from bcami.model.block import header_hash
 from bcami.model.chain import StateEntry
+from bcami.model.evidence import KeptEvidence
 from bcami.model.ids import Hash
 from bcami.model.reasons import Reason
 from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver, now_ms
-
-EVIDENCE_MAX: Final = 1_000
 
 STATUS_SCHEMA: Final[Schema] = structure(
     name=TEXT,
@@ -56,7 +55,8 @@ class NodeService:
     release: ReleasePolicy
     operator_token: str
     on_stop: Callable[[], None]
-    evidence: list[events.EquivocationSeen] = field(default_factory=list)
+    held_evidence: Callable[[], Sequence[KeptEvidence]] = tuple
+    """What the process keeps against members."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _period: TransactionProof | None = None
 
@@ -77,12 +77,10 @@ class NodeService:
         return self.core.runtime
 
     def observe(self, observation: events.Observation) -> None:
-        """Feed metrics, release and evidence from the event stream."""
+        """Feed metrics and release from the event stream."""
         self.metrics.observe(observation)
         if isinstance(observation, events.BlockCertified):
             self.release.certified(observation.height, now_ms())
-        elif isinstance(observation, events.EquivocationSeen) and len(self.evidence) < EVIDENCE_MAX:
-            self.evidence.append(observation)
 
     @property
     def is_stopping(self) -> bool:

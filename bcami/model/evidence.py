@@ -35,7 +35,9 @@ from bcami.model.consensus import (
     view_change_content,
 )
 from bcami.model.ids import NO_HASH, U63, Hash, ReplicaId, Signature
+from bcami.model.reasons import Reason
 from bcami.model.signing import digest, prefixed, u64
+from bcami.model.transaction import Transaction
 from bcami.model.wire import VOTE_FRAME_BYTES_MAX
 from bcami.units import KIB
 
@@ -98,6 +100,17 @@ class EvidenceRecord(msgspec.Struct, frozen=True, array_like=True):
     """Time of the block that recorded it."""
 
 
+class KeptEvidence(msgspec.Struct, frozen=True, array_like=True):
+    """What a node keeps on its disk of evidence that it saw."""
+
+    evidence: Evidence
+    seen_ms: U63
+    transaction: Transaction | None
+    """The node's own report, signed; sent again byte by byte. None before the first."""
+    outcome: Reason | None
+    """`valid`: the chain holds evidence about this place, whoever brought it. Another: why it never will."""
+
+
 STATEMENT_CODEC: Final[Codec[Signable]] = Codec(Signable, VOTE_FRAME_BYTES_MAX)
 """Whole statements, as nodes send them."""
 EVIDENCE_CODEC: Final[Codec[Evidence]] = Codec(Evidence, EVIDENCE_BYTES_MAX)
@@ -106,6 +119,7 @@ EVIDENCE_RECORDS_CODEC: Final[Codec[tuple[EvidenceRecord, ...]]] = Codec(
     2 * EVIDENCE_BYTES_MAX * RECORDS_PER_REPLICA_MAX,
 )
 """What governance.evidence answers about one replica."""
+KEPT_EVIDENCE_CODEC: Final[Codec[KeptEvidence]] = Codec(KeptEvidence, 4 * EVIDENCE_BYTES_MAX)
 
 
 def statement_of(message: Signable, chain: bytes) -> tuple[Place, SignedContent]:
@@ -171,6 +185,16 @@ def signed_digest(chain: bytes, place: Place, said: SignedContent) -> bytes:
 def place_id(chain: bytes, place: Place) -> bytes:
     """Return the digest that names a place."""
     return digest(b"bcami/evidence_place/1", chain, place.epoch, *_place_parts(place))
+
+
+def record_key(chain: bytes, place: Place) -> bytes:
+    """Return the state key under which the governance contract keeps evidence about a place."""
+    return b"governance/records/" + u64(place.replica) + place_id(chain, place)
+
+
+def count_key(place: Place) -> bytes:
+    """Return the state key of the number of records against the replica."""
+    return b"governance/counts/" + u64(place.replica)
 
 
 def evidence_id(chain: bytes, evidence: Evidence) -> bytes:

@@ -10,8 +10,10 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,8 +41,9 @@ from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver, now_ms
 from bcami.node.transport import PeerAddress, Transport
 from bcami.paths import HomePaths, NodePaths
+from bcami.processes.evidence import OUTCOME_S, EvidenceFolder, EvidenceReporter
 from bcami.processes.home import load_node_secrets, load_operator_token, open_home
-from bcami.processes.logs import start_logging
+from bcami.processes.logs import Repetition, start_logging
 from bcami.processes.watchdog import Watchdog, end_process
 
 SHUTDOWN_S: Final = 2
@@ -80,6 +83,7 @@ class NodeProcess:
         self._name = name
         self._replica = self._network.replica(name)
         self._log = start_logging(name)
+        self._repetition = Repetition()
         self._server: _Server | None = None
         self._fatal: BcamiError | None = None
 
@@ -119,6 +123,16 @@ class NodeProcess:
             on_stop=self._stop,
         )
         self._service = service
+        self._evidence = EvidenceReporter(
+            EvidenceFolder(paths.evidence, roster),
+            roster,
+            secrets.consensus,
+            core.world.read,
+            partial(driver.submit, wait=True, timeout_s=OUTCOME_S),
+            now_ms,
+            self._log,
+        )
+        service.held_evidence = lambda: self._evidence.held
         driver.transport = self._transport(roster, driver)
         await self._serve(driver, service)
         return self._fatal.exit_code if self._fatal else 0
@@ -204,11 +218,13 @@ class NodeProcess:
         watchdog = Watchdog(end_process)
         watchdog.start(asyncio.get_running_loop())
         upkeep = asyncio.create_task(self._upkeep(driver, service))
+        reports = asyncio.create_task(self._evidence.run())
         try:
             await self._server.serve()
         finally:
             service.begin_stop()
             upkeep.cancel()
+            reports.cancel()
             watchdog.stop()
             await driver.stop()
             self._log.info("stopped")
@@ -229,11 +245,18 @@ class NodeProcess:
         self._service.observe(observation)
         if isinstance(observation, _QUIET):
             return
-        if isinstance(observation, events.Refused) and observation.reason in _ROUTINE:
-            return
+        if isinstance(observation, events.Refused):
+            if observation.reason in _ROUTINE:
+                return
+            kind = (observation.source, observation.reason, observation.peer)
+            count = self._repetition.admit(kind, observation.count, time.monotonic())
+            if not count:
+                return
+            observation = msgspec.structs.replace(observation, count=count)
         record = msgspec.to_builtins(observation, builtin_types=(bytes,))
         kind = record.pop("type")
         if isinstance(observation, events.EquivocationSeen):
+            self._evidence.observe(observation)
             record = {"replica": observation.replica, "what": observation.what}
         self._log.info(kind, **{key: value for key, value in record.items() if value not in (None, "")})
 

@@ -9,17 +9,20 @@ from bcami.client.periods import MdmsPeriod, verify_period
 from bcami.client.receipts import verify_certified_header
 from bcami.codec import Codec, encode
 from bcami.contract.guard import guard_key
+from bcami.crypto.evidence import verify_evidence
 from bcami.crypto.roster import Roster
 from bcami.crypto.verification import verify_bundle
 from bcami.model import events
 from bcami.model.api import PROOF_CODEC, QUERY_CODEC, RELEASE_CODEC, CertifiedHeader, QueryAnswer, TransactionProof
 from bcami.model.block import header_hash
 from bcami.model.chain import BlockBundle
+from bcami.model.evidence import EVIDENCE_CODEC, Evidence, KeptEvidence
 from bcami.model.genesis import Genesis, Parameters
 from bcami.model.reasons import Reason
 from bcami.model.registration import Enrolment, MeterState, Period, period_key_id
 from bcami.model.wire import Status
 from tests.gateway.station import MSGPACK, Station, form, records_of, scene
+from tests.unit.crypto.statements import contradiction
 
 pytestmark = pytest.mark.anyio
 PACKED = {"accept": MSGPACK}
@@ -282,10 +285,16 @@ async def test_operator_endpoints_need_the_credential() -> None:
                 assert response.headers["www-authenticate"] == "Bearer"
         assert station.stops == 0
         assert station.count("bcami_refused_total", source="gateway", reason="not_authorized") == 10
-        station._observe(events.EquivocationSeen(0, "prepare", b"\x01", b"\x02"))
         good = {"authorization": f"Bearer {station.service.operator_token}"}
-        evidence = (await station.http.get("/v1/operator/evidence", headers=good)).json()["evidence"]
-        assert evidence == [{"replica": 0, "name": "node1", "what": "prepare", "first": "01", "second": "02"}]
+        assert (await station.http.get("/v1/operator/evidence", headers=good)).json() == {"evidence": []}
+        pair = contradiction(station.roster, station.identities.consensus[0], 0)
+        evidence = verify_evidence(*pair, station.roster)
+        assert isinstance(evidence, Evidence)
+        station.service.held_evidence = lambda: [KeptEvidence(evidence, 5, None, Reason.VALID)]
+        (shown,) = (await station.http.get("/v1/operator/evidence", headers=good)).json()["evidence"]
+        assert EVIDENCE_CODEC.decode(bytes.fromhex(shown["evidence"])) == evidence
+        assert (shown["name"], shown["what"], shown["view"], shown["height"]) == ("node1", "prepare", 2, 9)
+        assert (shown["seen_ms"], shown["outcome"]) == (5, "valid")
         assert (await station.http.post("/v1/operator/stop", headers=good)).json() == {"stopping": True}
         assert station.stops == 1
 
