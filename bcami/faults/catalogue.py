@@ -20,9 +20,16 @@ from bcami.faults.batches import (
 from bcami.faults.behaviour import AnyBehaviour
 from bcami.faults.disk import SlowDisk
 from bcami.faults.links import Cut, Delay, Duplicate, Loss
-from bcami.faults.primary import EquivocatingPrimary, FalseTime, ForgedCertificate, SequenceGap, SlowPrimary
+from bcami.faults.primary import (
+    EquivocatingPrimary,
+    FalseTime,
+    ForgedCertificate,
+    SequenceGap,
+    SlowPrimary,
+    SwappedProposal,
+)
 from bcami.faults.silence import Mute, PartialSilence, Withhold
-from bcami.faults.views import ForgedNewView, ForgedPrepared, ViewSpam
+from bcami.faults.views import ForgedNewView, ForgedPrepared, ForgedStable, ViewSpam
 from bcami.faults.votes import CheckpointLiar, EquivocatingVoter, Mutate, ReplayedVotes
 
 BEHAVIOURS: Final[Mapping[str, type[AnyBehaviour]]] = {
@@ -32,6 +39,7 @@ BEHAVIOURS: Final[Mapping[str, type[AnyBehaviour]]] = {
         PartialSilence,
         Withhold,
         EquivocatingPrimary,
+        SwappedProposal,
         SlowPrimary,
         SequenceGap,
         FalseTime,
@@ -43,6 +51,7 @@ BEHAVIOURS: Final[Mapping[str, type[AnyBehaviour]]] = {
         ViewSpam,
         ForgedPrepared,
         ForgedNewView,
+        ForgedStable,
         CensorSigner,
         CensorCollector,
         InvalidBatch,

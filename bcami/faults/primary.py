@@ -56,6 +56,19 @@ class EquivocatingPrimary(Behaviour[Options]):
         return self._told[key]
 
 
+class SwappedProposal(Behaviour[Options]):
+    """Sends some backups another proposal under the digest and signature of the first."""
+
+    name = "swapped_proposal"
+    family = "primary"
+    claim = "a digest is computed from what was received, so the swapped proposal is refused"
+
+    def sent(self, node: "FaultyNode", to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
+        if not isinstance(message, PrePrepare) or self.random.random() < 0.5:
+            return (message,)
+        return (msgspec.structs.replace(message, proposal=other_proposal(message.proposal)),)
+
+
 class SlowOptions(Options, frozen=True, kw_only=True):
     share: Annotated[float, msgspec.Meta(gt=0, le=2)] = 0.9
     """Of the view timer, by which every proposal is late."""
@@ -134,6 +147,7 @@ class ForgedCertificate(Behaviour[Options]):
         ways = (
             lambda: replace(certificate, votes=certificate.votes[:-1] or certificate.votes),
             lambda: replace(certificate, votes=(first, *certificate.votes)),
+            lambda: replace(certificate, votes=(first,) * len(certificate.votes)),
             lambda: replace(
                 certificate, votes=(replace(first, signature=flipped(first.signature, self.random)), *rest)
             ),

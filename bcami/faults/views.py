@@ -8,7 +8,9 @@ import msgspec
 
 from bcami.faults.behaviour import Behaviour, Options, flipped
 from bcami.faults.primary import other_proposal
+from bcami.model.block import BlockCertificate, CheckpointVote
 from bcami.model.consensus import NULL_PROPOSAL, NewView, PhaseVote, PreparedProof, PrePrepare, ViewChange
+from bcami.model.ids import HASH_BYTES
 from bcami.model.wire import PeerMessage
 from bcami.node.core.effects import Broadcast, Effect
 
@@ -128,3 +130,33 @@ class ForgedNewView(Behaviour[Options]):
         own = node.statements.view_change(view, node.pbft.stable, ())
         changes = [msgspec.structs.replace(own, replica=replica) for replica in range(quorum.strong)]
         return [Broadcast(node.statements.new_view(view, changes, ()))]
+
+
+class ForgedStable(Behaviour[Options]):
+    """Claims certified blocks that nobody has: its own signature many times over, or those of a real certificate."""
+
+    name = "forged_stable"
+    family = "views"
+    claim = "a block certificate counts distinct members, each with a signature over that very block"
+
+    def __init__(self, options: Options, randomness: Random) -> None:
+        super().__init__(options, randomness)
+        self._ticks = 0
+
+    def tick(self, node: "FaultyNode", now_ms: int) -> list[Effect]:
+        self._ticks += 1
+        if self._ticks % EVERY_TICKS:
+            return []
+        height = max(1, node.height + self.random.choice((-1, 0, 0, 1, 40)))
+        false = self._forge(node, height)
+        return [Broadcast(node.statements.view_change(node.view + self.random.randint(1, 3), false, ()))]
+
+    def _forge(self, node: "FaultyNode", height: int) -> BlockCertificate:
+        header_hash = self.random.randbytes(HASH_BYTES)
+        own = node.statements.checkpoint(height, header_hash).signature
+        strong = node.roster.quorum.strong
+        stable = node.pbft.stable
+        if stable is not None and self.random.random() < 0.5:
+            return BlockCertificate(node.roster.epoch, height, header_hash, stable.votes)
+        votes = (CheckpointVote(node.replica, own),) * strong
+        return BlockCertificate(node.roster.epoch, height, header_hash, votes)

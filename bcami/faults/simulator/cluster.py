@@ -2,14 +2,17 @@
 
 Safety: anything may fail, nothing may contradict. Liveness: a drawn core of at least a strong quorum of honest nodes is
 healed for good while the other honest ones stay down and Byzantine ones go on; within `liveness_bound_ms` every open
-request has its receipt and every node of the core is certified at one height (I11).
+request has its receipt, what the nodes of the core took in has its outcome, and they are certified at one height, with
+a certificate of every height below it (I11).
 """
 
 from collections.abc import Callable, Sequence
 
+from bcami.errors import MalformedError
 from bcami.faults.node import FaultyNode
 from bcami.faults.simulator.disk import Disk, DiskPlan
 from bcami.faults.simulator.events import Events, stream
+from bcami.faults.simulator.footprint import check_footprint
 from bcami.faults.simulator.identities import entropy
 from bcami.faults.simulator.load import Clients
 from bcami.faults.simulator.misbehaviour import FOR_EVER_MS, draw_behaviours
@@ -27,7 +30,7 @@ from bcami.model.events import Observation
 from bcami.model.genesis import Parameters
 from bcami.model.registration import ContributionRequest
 from bcami.model.transaction import Transaction
-from bcami.model.wire import PeerMessage
+from bcami.model.wire import PEER_CODEC, PeerMessage
 from bcami.node.core import effects as core
 from bcami.node.core.core import NodeCore
 
@@ -44,6 +47,15 @@ def liveness_bound_ms(parameters: Parameters, f: int) -> int:
     """
     one_primary_ms = 2 * parameters.view_timer_cap_ms + parameters.fairness_ms
     return 2 * (f + 2) * one_primary_ms + 20_000
+
+
+def _is_decodable(message: PeerMessage) -> bool:
+    """Tell whether a receiver's decoder lets the message pass; honest nodes send nothing else."""
+    try:
+        PEER_CODEC.decode(PEER_CODEC.encode(message))
+    except MalformedError:
+        return False
+    return True
 
 
 class SimulatedCluster:
@@ -112,11 +124,14 @@ class SimulatedCluster:
     def _has_converged(self) -> bool:
         if self.trace.steps % 16:
             return False
-        disks = [self.machines[i].disk.ledger for i in self.chosen]
-        certified = disks[0].certified_height
-        if any(ledger.certified_height != certified or ledger.height != certified for ledger in disks):
+        nodes = [self.machines[i].core for i in self.chosen]
+        ledgers = [self.machines[i].disk.ledger for i in self.chosen]
+        certified = ledgers[0].certified_height
+        if any(ledger.certified_height != certified or ledger.height != certified for ledger in ledgers):
             return False
-        return not self.clients.open
+        if self.clients.open or any(node is None or node.tickets.pending for node in nodes):
+            return False
+        return all(ledger.certificate(height) for ledger in ledgers for height in range(1, certified + 1))
 
     # What the saboteur does.
 
@@ -199,7 +214,10 @@ class SimulatedCluster:
         self.note(f"{machine.index} shows {', '.join(behaviour.name for behaviour in shown)}")
 
     def stepped(self, machine: Machine, what: str, effects: Sequence[core.Effect]) -> None:
-        mark = "!" if machine.index in self.excused else ""
+        is_excused = machine.index in self.excused
+        if not is_excused and machine.clock_ms > self.oracles.latest_clock_ms:
+            self.oracles.latest_clock_ms = machine.clock_ms
+        mark = "!" if is_excused else ""
         self.trace.step(self.events.now_ms, machine, what, effects, mark)
         for effect in effects:
             if isinstance(effect, core.SaveCertificate):
@@ -210,6 +228,8 @@ class SimulatedCluster:
 
     def leaves(self, machine: Machine, message: PeerMessage, to: int | None) -> None:
         self.oracles.leaves(machine.index, machine.disk, message)
+        if machine.index in self.plan.byzantine and not _is_decodable(message):
+            return
         what = f"{describe(message)} <- {machine.index}"
         for other in self.machines if to is None else (self.machines[to],):
             if other is machine:
@@ -251,6 +271,9 @@ class SimulatedCluster:
         longest = max(honest, key=lambda machine: machine.disk.ledger.height)
         self._auditor.follow(longest.disk.ledger)
         for machine in honest:
+            if machine.core is not None:
+                check_footprint(machine.index, machine.core)
+        for machine in honest:
             self._auditor.compare(machine.disk.ledger, f"node {machine.index}")
         for result in self.oracles.receipts.values():
             self._check_receipt(result)
@@ -270,4 +293,6 @@ class SimulatedCluster:
             mark = "!" if machine.index in self.excused else ""
             parts.append(f"{machine.index}{mark}: {state} {ledger.height}/{ledger.certified_height}")
         waiting = [f"{item.tx.function} {item.tx.session}/{item.tx.sequence} {item.last}" for item in self.clients.open]
+        pending = [core.tickets.pending for i in self.chosen if (core := self.machines[i].core) is not None]
+        parts.append(f"pending in own lanes {pending}")
         return "; ".join(parts) + f"; open requests: {', '.join(waiting[:8])}"

@@ -4,14 +4,16 @@
     I2 prefix        honest nodes execute one header at each height
     I5 discipline    no honest node ever signs two statements for one place, restarts included
     I6 carry-over    what an honest node decided is in every later NEW-VIEW that an honest node enters
-    I8 certificates  each certificate that is saved has a strong quorum of distinct, valid signers, counted anew here
+    I8 certificates  each certificate that is saved or executed has a strong quorum of distinct, valid signers, counted
+                     anew here
     I9 durability    what leaves an honest node rests on what it has on disk; stored views never fall
     I12 evidence     never names an honest node
     I13 stability    votes are deleted only below a block certificate, and below the node's own durable blocks
     I15 receipts     an answer "committed" agrees with the chain, for ever
+    time             no block is later than the clock of every honest node and the allowed skew, nor before its parent
     alive            an honest node neither halts nor breaks, whatever f others send
 
-What holds for whole chains (I3, I4, I7, I10, I11, I14) is in `replay` and `cluster`.
+What holds for whole chains and nodes (I3, I4, I7, I10, I11, I14) is in `replay` and `cluster`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,8 +25,8 @@ from bcami.crypto.roster import Roster
 from bcami.faults.simulator.disk import Disk
 from bcami.ledger.store import LedgerCommit
 from bcami.model.api import COMMITTED, CertifiedHeader, SubmitResult
-from bcami.model.batch import Batch, Endorsement
-from bcami.model.block import BlockCertificate, checkpoint_digest, header_hash
+from bcami.model.batch import Batch, BatchCertificate, Endorsement, endorsement_digest
+from bcami.model.block import BlockCertificate, Header, checkpoint_digest, header_hash
 from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepare, ViewChange
 from bcami.model.events import EquivocationSeen, Halted, Observation
 from bcami.model.signing import u64
@@ -79,6 +81,9 @@ class Oracles:
         self._chosen: dict[int, Chosen] = {}
         self._said: dict[tuple[object, ...], bytes] = {}
         self._certified = 0
+        self.latest_clock_ms = 0
+        """The latest time that any honest node's clock has shown."""
+        self._times: dict[int, int] = {}
         self._counted: set[tuple[int, bytes, tuple[bytes, ...]]] = set()
         self._first_places: dict[bytes, tuple[int, int, str]] = {}
 
@@ -197,6 +202,7 @@ class Oracles:
         """Take a block of the prelude as given."""
         header = commit.block.header
         self.headers[header.height] = header_hash(header)
+        self._times[header.height] = header.time_ms
         self.decided[header.height] = Decided(header.proposal_digest, -1)
         self._certified = certificate.height
 
@@ -213,11 +219,44 @@ class Oracles:
             known = self.decided[height] = Decided(digest, view)
             for chosen in self._chosen.values():
                 self._check_carried(chosen, height, known)
+        self._check_time(header)
+        for place in commit.block.executed:
+            self._check_batch_certificate(commit.block.proposal.certificates[place], node)
         hash_of = header_hash(header)
         if self.headers.setdefault(height, hash_of) != hash_of:
             raise Violation("I2", f"node {node} executes another block at height {height}")
         for index, outcome in enumerate(commit.block.outcomes):
             self._first_places.setdefault(outcome.transaction_id, (height, index, outcome.reason.value))
+
+    def _check_time(self, header: Header) -> None:
+        before = self._times.setdefault(header.height - 1, 0)
+        self._times[header.height] = header.time_ms
+        skew_ms = self.roster.genesis.parameters.clock_skew_ms
+        if header.time_ms < before:
+            raise Violation("time", f"block {header.height} is before its parent")
+        if header.time_ms > self.latest_clock_ms + skew_ms:
+            ahead_ms = header.time_ms - self.latest_clock_ms
+            raise Violation("time", f"block {header.height} is {ahead_ms} ms ahead of every honest clock")
+
+    def _check_batch_certificate(self, certificate: BatchCertificate, node: int) -> None:
+        """Count the distinct members whose endorsement of this very batch the certificate holds."""
+        seen = (certificate.number, certificate.batch_digest, tuple(vote.signature for vote in certificate.votes))
+        if seen in self._counted:
+            return
+        chain, epoch = self.roster.chain, certificate.epoch
+        fields = (certificate.collector, certificate.number, certificate.batch_digest, certificate.count)
+        signers = {
+            vote.replica
+            for vote in certificate.votes
+            if self.roster.verify_by(
+                vote.replica,
+                vote.signature,
+                endorsement_digest(chain, epoch, *fields, vote.replica, vote.refusals),
+            )
+        }
+        if epoch != self.roster.epoch or len(signers) < self.roster.quorum.strong:
+            raise Violation("I8", f"node {node} executes a batch with {len(signers)} endorsers")
+        self._counted.add(seen)
 
     def certified(self, node: int, certificate: BlockCertificate) -> None:
         """Check I8: count the signers of a certificate that an honest node relies on."""
