@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -40,6 +41,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 STALLED_S: Final = 10.0
 """A peer that takes no bytes for so long is left; otherwise a lost network heals only with TCP's own patience."""
 HELLO_TIMEOUT_S: Final = 5.0
+TURN_S: Final = 0.002
+"""Frames that are here already are handled for so long before others get their turn: reading them does not wait."""
 WRITE_CHUNK_BYTES: Final = 256 * 1024
 LANES: Final = ("votes", "bulk")
 
@@ -87,6 +90,8 @@ class OutgoingLane:
         self.dropped = 0
         self.connected = False
         self._wake = asyncio.Event()
+        self._is_unreachable = False
+        self._is_there = asyncio.Event()
 
     def enqueue(self, data: bytes) -> bool:
         """Queue a frame; False when the queue is full (the frame is dropped and counted)."""
@@ -108,7 +113,18 @@ class OutgoingLane:
             begun = loop.time()
             await self._connect()
             delay = RECONNECT_MIN_S if loop.time() - begun > STEADY_S else min(delay * 2, RECONNECT_MAX_S)
-            await asyncio.sleep(delay)
+            await self._pause(delay)
+
+    def peer_is_there(self) -> None:
+        """Say that the peer has dialled us: one that could not be reached before is dialled at once."""
+        if self._is_unreachable:
+            self._is_there.set()
+
+    async def _pause(self, delay_s: float) -> None:
+        self._is_there.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._is_there.wait()
 
     async def _connect(self) -> None:
         """Serve one connection until it ends, if there is one."""
@@ -118,7 +134,9 @@ class OutgoingLane:
                     self._address.host, self._address.port, ssl=self._context, server_hostname=self._address.name
                 )
         except (OSError, ssl.SSLError):
+            self._is_unreachable = True
             return
+        self._is_unreachable = False
         reason = "closed"
         watch = asyncio.ensure_future(reader.read(1))
         watch.add_done_callback(_take_note)
@@ -302,10 +320,17 @@ class Transport:
             )
             if peer is None or hello.chain != self._roster.chain or hello.replica != peer or hello.lane not in LANES:
                 raise MalformedError("the greeting is not of a member of this network")
+            for lane in LANES:
+                self._lanes[peer, lane].peer_is_there()
             limit = VOTE_FRAME_BYTES_MAX if hello.lane == "votes" else FRAME_BYTES_MAX
+            loop = asyncio.get_running_loop()
+            turn_s = loop.time()
             while True:
                 data = await read_frame(reader, limit)
                 self._listener.on_frame(peer, PEER_CODEC.decode(data))
+                if loop.time() - turn_s > TURN_S:
+                    await asyncio.sleep(0)
+                    turn_s = loop.time()
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, TimeoutError):
             return
         except MalformedError as error:

@@ -21,6 +21,8 @@ CREDIT_BYTES_PER_S: Final = 32 * MIB
 CREDIT_BYTES_MAX: Final = 32 * MIB
 REQUEST_BYTES: Final = 64 * KIB
 """What a request costs beside the bytes of its answer."""
+BLOCK_BYTES: Final = 64 * KIB
+"""What a block costs beside its bytes: a fifth of a millisecond to read, check and encode, however small it is."""
 BLOCKS_MAX: Final = 64
 BUNDLES_BYTES_MAX: Final = 8 * MIB
 """One answer to a request for blocks stops after this; the asker asks again."""
@@ -123,7 +125,7 @@ class Serving:
             return
         for height, bundle, size_bytes in bundles(self._ledger, request):
             if bundle is not None:
-                self._credit.charge(peer, size_bytes)
+                self._credit.charge(peer, BLOCK_BYTES + size_bytes)
                 self._out.add(out.Send(peer, bundle))
                 continue
             self._answers.recall(height)
