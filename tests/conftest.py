@@ -1,8 +1,11 @@
-"""What holds for all tests: which of them wait for BCAMI_TEST_ALL."""
+"""What holds for all tests: which of them wait for BCAMI_TEST_ALL, under which a skip is a failure."""
 
 import os
+from collections.abc import Generator
 
 import pytest
+
+EVERYTHING = bool(os.environ.get("BCAMI_TEST_ALL"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -10,7 +13,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    everything = bool(os.environ.get("BCAMI_TEST_ALL"))
     for item in items:
-        if "thorough" in item.keywords and not everything:
+        if "thorough" in item.keywords and not EVERYTHING:
             item.add_marker(pytest.mark.skip(reason="takes long; set BCAMI_TEST_ALL=1"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if EVERYTHING and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and everything has to run: {report.longrepr}"
+    return report

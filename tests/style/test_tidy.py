@@ -119,7 +119,7 @@ def promises(name: str, text: str, tree: ast.Module) -> Iterator[Finding]:
 def machines(name: str, text: str, tree: ast.Module) -> Iterator[Finding]:
     """No file knows the machine that it was written on."""
     for number, line in enumerate(text.splitlines(), 1):
-        if re.search(r"[\"' ](/work/|/root/|/home/\w)", line):
+        if re.search(r"[\"' ]/(?:work|root|home)/", line):
             yield number, "a path of one machine: find it relative to the file, or take it as an option"
 
 
