@@ -46,6 +46,7 @@ class Endorser:
         self._replica = replica
         self._signer = signer
         self._executed = list(lanes)
+        self._floors = [0] * len(self._executed)
         self._taken: dict[tuple[int, int], _Taken] = {}
         self._lane_bytes = [0] * len(self._executed)
 
@@ -54,6 +55,10 @@ class Endorser:
         key = (endorsement.collector, endorsement.number)
         self._taken[key] = _Taken(endorsement.batch_digest, size_bytes, endorsement)
         self._lane_bytes[endorsement.collector] += size_bytes
+
+    def given_up(self, collector: int, number: int) -> None:
+        """Never endorse up to `number` again, whatever the ledger says: the promises for it are gone."""
+        self._floors[collector] = max(self._floors[collector], number)
 
     def known(self, collector: int, number: int) -> Endorsement | None:
         """Return the endorsement that this node gave for a number."""
@@ -80,7 +85,7 @@ class Endorser:
             return Reason.UNKNOWN_REPLICA
         if held.size_bytes > BATCH_BYTES_MAX:
             return Reason.OVERSIZED  # a block of such batches would fit into no frame, and nobody could catch up
-        last = self._executed[batch.collector]
+        last = max(self._executed[batch.collector], self._floors[batch.collector])
         if batch.number <= last:
             return Reason.STALE
         if batch.number > last + LANE_AHEAD_MAX:

@@ -196,7 +196,7 @@ class Ordering:
         """Send PREPARE, once, as a backup that is active in the view; durable with its proposal (protocol 5.2)."""
         first = current.pre_prepare
         own = self._statements.replica
-        if first is None or self._views.is_changing or first.view != self._views.active:
+        if first is None or self._views.is_changing or self._views.is_muted or first.view != self._views.active:
             return
         if first.replica == own or own in current.prepares:
             return
@@ -235,7 +235,7 @@ class Ordering:
         if not current.recorded:
             self._record(current, first, current.prepares.get(self._statements.replica))
         commit: Commit | None = None
-        if not self._views.is_changing and first.view == self._views.active:
+        if not self._views.is_changing and not self._views.is_muted and first.view == self._views.active:
             commit = self._statements.commit(first.view, first.height, first.digest)
             current.add(commit)
         self._votes.prepared(first, proof.prepares, commit)
@@ -314,7 +314,7 @@ class Ordering:
     def propose(self, now_ms: int) -> None:
         """As the active primary, order what waits: at once when idle, else gather while others are in flight."""
         view = self._views.active
-        if self._views.is_changing or not self._statements.is_own(view):
+        if self._views.is_changing or self._views.is_muted or not self._statements.is_own(view):
             return
         while (height := self._next_height()) <= self._checkpoints.high:
             in_flight = height - 1 - self.decided

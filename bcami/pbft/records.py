@@ -5,6 +5,8 @@
     vote/checkpoint/<height>       the own CHECKPOINT
     vote/view_change               the newest own VIEW-CHANGE: never act in a lower view again
     vote/new_view                  the NEW-VIEW of the view entered last
+    vote/floor                     highest height whose votes were given up: no vote is made before the ledger stands there
+                                   again, when it was lost and is rebuilt from peers (protocol 6.3)
 
 Heights and views are 8 bytes big-endian. Records of a height go only when the height is below min(certified, durably
 executed).
@@ -30,6 +32,7 @@ PREPARED: Final = b"vote/prepared/"
 CHECKPOINT: Final = b"vote/checkpoint/"
 VIEW_CHANGE: Final = b"vote/view_change"
 NEW_VIEW: Final = b"vote/new_view"
+FLOOR: Final = b"vote/floor"
 
 
 class AcceptedRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -83,6 +86,7 @@ class VoteRecords(msgspec.Struct, frozen=True):
     checkpoints: dict[int, Checkpoint]
     view_change: ViewChange | None
     new_view: NewView | None
+    floor: int = 0
 
 
 def read_records(records: Iterable[tuple[bytes, bytes]]) -> VoteRecords:
@@ -95,6 +99,7 @@ def read_records(records: Iterable[tuple[bytes, bytes]]) -> VoteRecords:
     checkpoints: dict[int, Checkpoint] = {}
     view_change: ViewChange | None = None
     new_view: NewView | None = None
+    floor = 0
     for key, value in records:
         if key.startswith(ACCEPTED):
             accepted[_place(key, ACCEPTED)] = _ACCEPTED_CODEC.decode(value)
@@ -107,7 +112,9 @@ def read_records(records: Iterable[tuple[bytes, bytes]]) -> VoteRecords:
             view_change = _VIEW_CHANGE_CODEC.decode(value)
         elif key == NEW_VIEW:
             new_view = _NEW_VIEW_CODEC.decode(value)
-    return VoteRecords(accepted, prepared, checkpoints, view_change, new_view)
+        elif key == FLOOR:
+            floor = int.from_bytes(value, "big")
+    return VoteRecords(accepted, prepared, checkpoints, view_change, new_view, floor)
 
 
 def _place(key: bytes, prefix: bytes) -> tuple[int, int]:
@@ -149,6 +156,7 @@ class VoteLog:
         """Give up the records of heights that are certified and durably executed (protocol 5.2)."""
         keys = [key for height in sorted(self._keys) if height <= low for key in self._keys.pop(height)]
         if keys:
+            self._out.add(Persist(FLOOR, u64(low)))
             self._out.add(Forget(tuple(keys)))
 
     def _put(self, height: int, key: bytes, value: bytes) -> None:

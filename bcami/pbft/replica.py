@@ -88,6 +88,8 @@ class Replica:
         self._catch_up = CatchUp(self._timers, self._out, parameters.view_timer_ms)
         self._progress = _Progress(self._checkpoints.low, self._ordering.decided)
         self._headers = restored.headers
+        self._floor = records.floor
+        self._views.is_muted = self._checkpoints.low < self._floor
         for _, vote in sorted(records.checkpoints.items()):
             self._checkpoints.restore(vote)
         self._ordering.restore(records)
@@ -245,7 +247,12 @@ class Replica:
     # Views.
 
     def _leave(self, view: int, cause: str) -> None:
-        """Leave for a higher view: stop all that belongs to the one before."""
+        """Leave for a higher view: stop all that belongs to the one before.
+
+        A replica whose ledger is being rebuilt stays: what it could prove is not what it once voted for.
+        """
+        if self._views.is_muted:
+            return
         self._backoff.failed()
         self._stop_view_timers()
         self._changes.start(view, cause, self._checkpoints.stable, self._ordering.proofs())
@@ -268,6 +275,7 @@ class Replica:
 
     def _finish(self, now_ms: int) -> list[Effect]:
         """Draw all conclusions of the input, then bring the timers in line."""
+        self._views.is_muted = self._checkpoints.low < self._floor
         while not self._out.halted and (view := self._changes.view_to_join()) is not None:
             self._leave(view, "others left")
         if not self._out.halted and (entry := self._changes.build()) is not None:

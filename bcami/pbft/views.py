@@ -33,6 +33,8 @@ class ViewState:
     """Proof of the active view; None in view 0."""
     own_change: ViewChange | None = None
     """The newest VIEW-CHANGE of this replica."""
+    is_muted: bool = False
+    """The ledger is below the height up to which own votes were given up: it was lost, and must be rebuilt first."""
 
     @property
     def is_changing(self) -> bool:
@@ -118,6 +120,8 @@ class ViewChanges:
         faulty replicas alone move nobody.
         """
         own = self.statements.replica
+        if self.state.is_muted:
+            return None
         higher = [item.view for sender, item in self.latest.items() if sender != own and item.view > self.state.target]
         return min(higher) if len(higher) >= self.statements.quorum.weak else None
 
@@ -133,7 +137,7 @@ class ViewChanges:
     def build(self) -> Entry | None:
         """As the primary of the target, build its NEW-VIEW when a strong quorum has left for it [CL99 4.4]."""
         state, statements = self.state, self.statements
-        if not state.is_changing or not statements.is_own(state.target):
+        if not state.is_changing or state.is_muted or not statements.is_own(state.target):
             return None
         changes = [item for _, item in sorted(self.latest.items()) if item.view == state.target]
         if len(changes) < statements.quorum.strong:

@@ -35,6 +35,8 @@ BEHIND_BATCHES_MAX: Final = 8
 ENDORSED_PREFIX: Final = b"endorsed/"
 OWN_LANE_KEY: Final = b"lane/own"
 """The promise store's record of the highest number that this node gave to a batch of its own."""
+GIVEN_UP_PREFIX: Final = b"lane/given_up/"
+"""With a collector: the highest number whose endorsement was given up. A rebuilt ledger does not know it at first."""
 FORWARD_MS: Final = 500
 """A certificate that has not executed after this long is passed on: its collector may have told few."""
 OWED_AHEAD_MAX: Final = 64
@@ -260,9 +262,11 @@ class Dissemination:
             if item.digest not in digests:  # an equivocating collector's other batch, which nobody will ask for
                 self.pool.drop(item.digest)
                 self._patient.pop(item.digest, None)
-        promises = [endorsed_key(item.collector, item.number) for item in finished if item.is_endorsed]
-        if promises:
-            self._out.add(out.Persist((), promises))
+        endorsed = [(item.collector, item.number) for item in finished if item.is_endorsed]
+        if endorsed:
+            floors = dict(sorted(endorsed))
+            puts = tuple((GIVEN_UP_PREFIX + u64(collector), u64(number)) for collector, number in floors.items())
+            self._out.add(out.Persist(puts, [endorsed_key(*key) for key in endorsed]))
         self._checking = deque(
             item for item in self._checking if item.held.batch.number > lanes[item.held.batch.collector]
         )
@@ -279,10 +283,15 @@ class Dissemination:
         if key == OWN_LANE_KEY:
             self._collector.number_used(int.from_bytes(value, "big"))
             return ()
+        if key.startswith(GIVEN_UP_PREFIX):
+            self._endorser.given_up(int.from_bytes(key[len(GIVEN_UP_PREFIX) :], "big"), int.from_bytes(value, "big"))
+            return ()
         record = _RECORD_CODEC.decode(value)
         collector, number = record.batch.collector, record.batch.number
         if number <= lanes[collector]:
-            self._out.add(out.Persist((), (key,)))
+            floor = (GIVEN_UP_PREFIX + u64(collector), u64(number))
+            self._endorser.given_up(collector, number)
+            self._out.add(out.Persist((floor,), (key,)))
             return ()
         held = hold(record.batch, self._roster.chain)
         self.pool.add(held)
@@ -296,7 +305,7 @@ class Dissemination:
     @staticmethod
     def is_promise(key: bytes) -> bool:
         """Tell whether a record of the promise store is one of the lanes'."""
-        return key == OWN_LANE_KEY or key.startswith(ENDORSED_PREFIX)
+        return key == OWN_LANE_KEY or key.startswith((ENDORSED_PREFIX, GIVEN_UP_PREFIX))
 
     def _endorse(self, held: HeldBatch, refusals: list[Refusal]) -> Endorsement | None:
         endorsement = self._endorser.endorse(held, refusals)
