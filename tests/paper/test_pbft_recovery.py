@@ -308,3 +308,54 @@ def test_diverging_executions_halt_everybody_and_change_no_view() -> None:
     lab.hear(*lab.checkpoints(1, 0), *lab.checkpoints(1, 2, 3, salt="other"))
     assert lab.replica.is_halted
     assert lab.timers == {}
+
+
+# A lost ledger: the records of what was certified went with their heights, and the heights come back.
+
+
+def certified(own: int = 1) -> Lab:
+    """Return a replica whose height 1 is certified, so that it holds no vote of it any more."""
+    lab = Lab(own=own)
+    if own == 0:
+        (first,) = said(lab.ready((0, 1)), PrePrepare)
+        lab.hear(*lab.prepares(first, 1, 2), *lab.commits(first, 1, 2))
+    else:
+        first = lab.decide(1)
+    lab.execute(1, first.proposal)
+    lab.hear(*lab.checkpoints(1, *lab.others()))
+    assert lab.replica.low_watermark == 1
+    return lab
+
+
+def lose_ledger(lab: Lab) -> None:
+    lab.executed.clear()
+    lab.stable = None
+    lab.restart()
+    assert lab.replica.low_watermark == 0
+
+
+def test_a_lost_ledger_lets_no_backup_contradict_its_votes() -> None:
+    """Else a faulty primary proposes something else for an old height, and has evidence against an honest replica."""
+    lab = certified()
+    lose_ledger(lab)
+    other = lab.pre_prepare(proposal=lab.proposal((3, 1)))
+    votes = (*lab.prepares(other, 2, 3), *lab.commits(other, 0, 2, 3))
+    assert said(lab.hear(other, *votes)) == []
+
+
+def test_a_lost_ledger_lets_no_primary_propose_an_old_height_again() -> None:
+    lab = certified(own=0)
+    lose_ledger(lab)
+    assert [message.height for message in said(lab.ready((0, 1), (3, 1)), PrePrepare) if message.height <= 1] == []
+
+
+def test_after_a_lost_ledger_old_heights_are_voted_on_in_higher_views_only() -> None:
+    """Another view is another place, and the others may need the vote."""
+    lab = certified()
+    lose_ledger(lab)
+    first = lab.pre_prepare()
+    changes = [lab.view_change(sender, 2, proofs=[lab.proof(first)]) for sender in (0, 2, 3)]
+    lab.hear(*changes)
+    (vote,) = said(lab.hear(lab.new_view(changes)), Prepare)
+    assert isinstance(vote, Prepare)
+    assert (vote.view, vote.height, vote.digest) == (2, 1, first.digest)
