@@ -347,15 +347,3 @@ def test_a_lost_ledger_lets_no_primary_propose_an_old_height_again() -> None:
     lab = certified(own=0)
     lose_ledger(lab)
     assert [message.height for message in said(lab.ready((0, 1), (3, 1)), PrePrepare) if message.height <= 1] == []
-
-
-def test_after_a_lost_ledger_old_heights_are_voted_on_in_higher_views_only() -> None:
-    """Another view is another place, and the others may need the vote."""
-    lab = certified()
-    lose_ledger(lab)
-    first = lab.pre_prepare()
-    changes = [lab.view_change(sender, 2, proofs=[lab.proof(first)]) for sender in (0, 2, 3)]
-    lab.hear(*changes)
-    (vote,) = said(lab.hear(lab.new_view(changes)), Prepare)
-    assert isinstance(vote, Prepare)
-    assert (vote.view, vote.height, vote.digest) == (2, 1, first.digest)
