@@ -11,6 +11,7 @@ from bcami.crypto.verification import verify_batch_certificate
 from bcami.model.batch import BatchCertificate, CertificateVote, Endorsement, Refusal
 from bcami.model.block import BlockCertificate, CheckpointVote
 from bcami.model.consensus import NULL_PROPOSAL, PreparedProof, PrePrepare, Proposal, ViewChange
+from bcami.model.events import EquivocationSeen
 from bcami.model.evidence import (
     EVIDENCE_BYTES_MAX,
     EVIDENCE_CODEC,
@@ -21,6 +22,10 @@ from bcami.model.evidence import (
     place_id,
 )
 from bcami.model.reasons import Reason
+from bcami.pbft.effects import Observe
+from bcami.pbft.inputs import Received
+from bcami.pbft.records import fresh
+from bcami.pbft.replica import Replica
 from bcami.pbft.statements import Statements
 from tests.unit.contract.world import make_genesis, signing_key
 from tests.unit.crypto.statements import contradiction, signed, statement
@@ -197,3 +202,36 @@ class TestSameDigestsAsTheProtocol:
             votes.append(CertificateVote(replica, refusals, item.signature))
         certificate = BatchCertificate(ROSTER.epoch, 2, 6, b"d" * 32, 2, tuple(votes))
         assert verify_batch_certificate(certificate, ROSTER) is None
+
+
+def test_what_a_replica_observes_convicts():
+    """Every contradiction that ordering sees, of each of its kinds, is evidence for everybody."""
+    of = [Statements(ROSTER, replica, key(replica)) for replica in range(4)]
+    witness = Replica(ROSTER, 2, key(2), lambda _: None, fresh(4))
+    now_ms = 1_000_000
+    vote = CertificateVote(0, (), bytes(64))
+    orders = [
+        of[0].pre_prepare(0, 1, Proposal((BatchCertificate(ROSTER.epoch, 0, number, b"b" * 32, 1, (vote,)),), now_ms))
+        for number in (1, 2)
+    ]
+    changes = [of[replica].view_change(1, None, ()) for replica in (0, 1, 3)]
+    said = [
+        *orders,
+        *(of[1].prepare(0, 1, digest * 32) for digest in (b"a", b"b")),
+        *(of[1].commit(0, 1, digest * 32) for digest in (b"a", b"b")),
+        *(of[3].checkpoint(1, digest * 32) for digest in (b"a", b"b")),
+        changes[2],
+        of[3].view_change(1, None, (PreparedProof(orders[0], ()),)),
+        of[1].new_view(1, changes, ()),
+        of[1].new_view(1, changes[:2], ()),
+    ]
+    effects = [effect for message in said for effect in witness.step(Received(message), now_ms)]
+    seen = [
+        effect.observation
+        for effect in effects
+        if isinstance(effect, Observe) and isinstance(effect.observation, EquivocationSeen)
+    ]
+    assert [item.what for item in seen] == [kind.value for kind in KINDS if kind is not StatementKind.ENDORSEMENT]
+    for item in seen:
+        evidence = convicted(item.first, item.second)
+        assert (evidence.place.kind, evidence.place.replica) == (item.what, item.replica)
