@@ -37,7 +37,7 @@ def write_report(place: RunNetwork, source: Path, outcome: Outcome) -> dict[str,
     (folder / "scenario.toml").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     _json(folder / "summary.json", summary)
     _json(folder / "history.json", msgspec.to_builtins(outcome.history))
-    _json(folder / "evidence.json", _evidence(outcome))
+    _json(folder / "evidence.json", [msgspec.to_builtins(item) for item in outcome.watch.evidence.values()])
     _lines(folder / "events.jsonl", [{"at_s": item.at_s, "what": item.what} for item in outcome.events])
     _lines(folder / "nodes.jsonl", [msgspec.to_builtins(look) for look in outcome.watch.looks])
     _series(folder / "series.csv", outcome.history)
@@ -67,6 +67,7 @@ def _summary(source: Path, outcome: Outcome, findings: Sequence[Finding], seen: 
         "faults": [msgspec.to_builtins(item) for item in history.shown],
         "reports": {"sent": history.sent, "committed": history.committed, "rejected": history.rejected},
         "evidence": {name: len(held) for name, held in history.evidence.items()},
+        "evidence_recorded": history.recorded,
         "in_step_s": history.in_step_s,
         "again": f"bcami fault run {shlex.quote(str(source))} --nodes {scenario.nodes}",
         "machine": {
@@ -91,13 +92,6 @@ def _latencies(outcome: Outcome) -> dict[str, int | None]:
         found[f"{name}_p50"] = middle[len(middle) // 2] if middle else None
         found[f"{name}_p99_max"] = max((item.p99_ms for item in inside if item.p99_ms is not None), default=None)
     return found
-
-
-def _evidence(outcome: Outcome) -> list[dict[str, str]]:
-    return [
-        {"against": accused, "what": what, "first": first, "second": second, "seen_by": seen_by}
-        for (accused, what, first, second), seen_by in outcome.watch.evidence.items()
-    ]
 
 
 def _copy_logs(place: RunNetwork, folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import datetime as dt
+import threading
 import time
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any, Final
 from bcami.ami.statistics import FleetStatistics
 from bcami.cli.ask import get_json, http_client
 from bcami.cli.data import run_reconcile_of, wait_for_mdms
+from bcami.cli.evidence import recorded
 from bcami.cli.fault_control import Control
 from bcami.cli.fault_watch import Clock, LoadWatch, NodeWatch, RecordedFleet
 from bcami.cli.meters import HomeFleet, open_fleet
 from bcami.cli.own_network import RunNetwork
 from bcami.cli.screen import SCREEN
 from bcami.cli.verify import run_audit
+from bcami.crypto.roster import Roster
 from bcami.errors import BcamiError
 from bcami.faults.scenario import KILL, PARTITION, PAUSE, PlannedFault, Scenario, draw_nodes
 from bcami.faults.verdict import History, Ledgers, Sample, Shown, liars
@@ -30,6 +34,8 @@ from bcami.units import energy_to_text
 
 SETTLE_S: Final = 60.0
 """Longest time that the cluster gets, after the load and all faults, to commit what was sent."""
+RECORDED_S: Final = 20.0
+"""Longest time until the chain holds evidence against everybody who is accused."""
 LEVEL_S: Final = 30.0
 """Longest time that honest nodes get to be at one height."""
 _SHOW_EVERY_S: Final = 1.0
@@ -85,12 +91,12 @@ def run_scenario(place: RunNetwork, scenario: Scenario) -> Outcome:
     headers = {"authorization": f"Bearer {load_operator_token(place.home)}"}
     meter_ids = [f"{place.run.name}-{i:06d}" for i in range(scenario.load.meters + scenario.load.join_meters)]
     control = Control(place.home, place.network, attached=place.is_own, meter_ids=meter_ids)
-    watch = NodeWatch(place.network, headers, clock)
+    watch = NodeWatch(place.network, Roster.from_genesis(place.genesis), headers, clock)
     stage = Stage(place, scenario, control, clock, watch, Random(scenario.seed), meter_ids)  # noqa: S311 - replayable
     control.heal()  # also tells early whether this network takes faults at all
     try:
-        recorded = asyncio.run(_perform(stage))
-        sent_file = _save_sent(place.run / "sent", recorded)
+        fleet = asyncio.run(_perform(stage))
+        sent_file = _save_sent(place.run / "sent", fleet)
         _compare(stage, sent_file)
         return Outcome(scenario, stage.history, stage.events, watch, sent_file)
     finally:
@@ -105,10 +111,10 @@ async def _perform(stage: Stage) -> RecordedFleet:
         async with open_fleet(stage.place.home) as fleet:
             SCREEN.note(f"  {plan.meters} meters get keys and sessions")
             await fleet.enrol(ids)
-            recorded = RecordedFleet(fleet)
+            readings = RecordedFleet(fleet)
             progress = _Show(stage)
-            load_watch = LoadWatch(recorded, stage.clock, progress)
-            load = Load(recorded, ids, FIRST_START_S)
+            load_watch = LoadWatch(readings, stage.clock, progress)
+            load = Load(readings, ids, FIRST_START_S)
             before = _counts(fleet.statistics)
             stage.clock.begin()
             stage.tell(f"load begins: {plan.rate_per_s:g} reports/s for {plan.for_s:g} s")
@@ -116,23 +122,23 @@ async def _perform(stage: Stage) -> RecordedFleet:
             try:
                 stage.go(_timeline(stage))
                 if plan.join_meters:
-                    stage.go(_join(stage, fleet, recorded))
+                    stage.go(_join(stage, fleet, readings))
                 await _offer(stage, load)
                 await asyncio.gather(*stage.tasks)
                 await _recover(stage)
-                await _settle(stage, recorded)
+                await _settle(stage, readings)
             finally:
                 await _end(sampling, *stage.tasks)
                 with suppress(BcamiError):
                     await asyncio.to_thread(stage.control.heal)
             history = stage.history
             history.samples = load_watch.samples
-            history.sent = len(recorded.given)
+            history.sent = len(readings.given)
             history.committed = fleet.statistics.readings_committed - before["committed"]
             history.rejected = dict(fleet.statistics.rejected)
             history.stopped = dict(fleet.statistics.stopped)
             await _level(stage)
-            return recorded
+            return readings
     finally:
         await _end(watching)
 
@@ -265,7 +271,7 @@ def _cuts(fault: PlannedFault) -> dict[str, list[str]]:
     }
 
 
-async def _join(stage: Stage, fleet: HomeFleet, recorded: RecordedFleet) -> None:
+async def _join(stage: Stage, fleet: HomeFleet, readings: RecordedFleet) -> None:
     """Let more meters get their keys while the network is under attack, and report once."""
     plan = stage.scenario.load
     await stage.clock.wait_until(plan.join_at_s)
@@ -276,7 +282,7 @@ async def _join(stage: Stage, fleet: HomeFleet, recorded: RecordedFleet) -> None
     stage.tell(f"all {len(ids)} have keys and sessions after {stage.clock.now_s - began:.1f} s")
     now_ms = _unix_ms()
     for place, meter in enumerate(ids):
-        await recorded.submit(meter, (Reading(FIRST_START_S, 1_000 * (place + 1)),), now_ms, position=None)
+        await readings.submit(meter, (Reading(FIRST_START_S, 1_000 * (place + 1)),), now_ms, position=None)
 
 
 def _unix_ms() -> int:
@@ -296,10 +302,10 @@ async def _recover(stage: Stage) -> None:
         await asyncio.to_thread(stage.control.start, sorted(stage.history.dead), lambda _: None)
 
 
-async def _settle(stage: Stage, recorded: RecordedFleet) -> None:
+async def _settle(stage: Stage, readings: RecordedFleet) -> None:
     try:
         async with asyncio.timeout(SETTLE_S):
-            await recorded.drain()
+            await readings.drain()
         stage.tell("every report is settled")
     except TimeoutError:
         stage.tell("reports are still open")
@@ -318,8 +324,8 @@ async def _level(stage: Stage) -> None:
     for name, look in latest.items():
         if look.halted is not None:
             stage.history.dead[name] = look.halted
-    for accused, what, _first, _second in stage.watch.evidence:
-        stage.history.evidence.setdefault(accused, []).append(what)
+    for item in stage.watch.evidence.values():
+        stage.history.evidence.setdefault(item.against, []).append(item.what)
     stage.history.views = list(stage.watch.views)
     stage.history.in_step_s = dict(stage.watch.in_step_s)
 
@@ -335,11 +341,11 @@ async def _end(*tasks: "asyncio.Task[Any]") -> None:
 # The comparison.
 
 
-def _save_sent(folder: Path, recorded: RecordedFleet) -> Path:
+def _save_sent(folder: Path, readings: RecordedFleet) -> Path:
     """Write the readings that were sent as a data set in the half-hourly layout, which `bcami reconcile` reads."""
     folder.mkdir()
     rows = ["LCLid,tstp,energy(kWh/hh)"]
-    for meter, start_s, energy in recorded.given:
+    for meter, start_s, energy in readings.given:
         moment = dt.datetime.fromtimestamp(start_s, dt.UTC).strftime("%Y-%m-%d %H:%M:%S.0000000")
         rows.append(f"{meter},{moment},{energy_to_text(energy)} ")
     path = folder / "block_0.csv"
@@ -352,6 +358,7 @@ def _compare(stage: Stage, sent_file: Path) -> None:
     place, history = stage.place, stage.history
     names = [node.name for node in place.network.nodes]
     try:
+        history.recorded = _recorded(place, history.evidence)
         wait_for_mdms(place.home, place.network)
         compared = run_reconcile_of(place.home, place.network, sent_file.parent, Filters())
         reports = run_audit(place.home, place.genesis, names)
@@ -368,6 +375,18 @@ def _compare(stage: Stage, sent_file: Path) -> None:
         compared.extra,
         compared.different,
     )
+
+
+def _recorded(place: RunNetwork, accused: Iterable[str]) -> dict[str, int]:
+    """Return how much evidence the chain holds against whom; nodes bring it there in turns, which takes a moment."""
+    roster = Roster.from_genesis(place.genesis)
+    deadline = time.monotonic() + RECORDED_S
+    while True:
+        listed = recorded([node.url for node in place.network.nodes], roster)
+        found = Counter(roster.names[item.record.evidence.place.replica] for item in listed)
+        if all(found[name] for name in accused) or time.monotonic() > deadline:
+            return dict(found)
+        threading.Event().wait(0.5)
 
 
 def _hashes(place: RunNetwork, height: int) -> dict[str, str]:

@@ -11,7 +11,11 @@ import msgspec
 
 from bcami.ami.statistics import FleetStatistics, Latencies
 from bcami.config import Network
+from bcami.crypto.evidence import check_evidence
+from bcami.crypto.roster import Roster
+from bcami.errors import MalformedError
 from bcami.faults.verdict import Sample
+from bcami.model.evidence import EVIDENCE_CODEC
 from bcami.model.report import Reading
 from bcami.replay.load import LoadFleet
 
@@ -36,6 +40,19 @@ class Look(msgspec.Struct, frozen=True):
     view: int | None = None
     primary: str | None = None
     halted: str | None = None
+
+
+class Accusation(msgspec.Struct, frozen=True):
+    """Evidence that a node keeps against another, verified against genesis."""
+
+    against: str
+    what: str
+    view: int
+    height: int
+    kept_by: str
+    """Who showed it first."""
+    evidence: str
+    """Encoded, in hex."""
 
 
 class RecordedFleet:
@@ -104,14 +121,15 @@ class LoadWatch:
 class NodeWatch:
     """Asks every node for its status, again and again, each on its own: a dead one holds up nobody."""
 
-    def __init__(self, network: Network, headers: dict[str, str], clock: Clock) -> None:
+    def __init__(self, network: Network, roster: Roster, headers: dict[str, str], clock: Clock) -> None:
         self._network = network
+        self._roster = roster
         self._headers = headers
         self._clock = clock
         self.looks: list[Look] = []
         self.latest: dict[str, Look] = {}
-        self.evidence: dict[tuple[str, str, str, str], str] = {}
-        """(accused, what, first, second) and who saw it first."""
+        self.evidence: dict[str, Accusation] = {}
+        """What nodes keep, by its encoded form; only what holds against genesis."""
         self.views: list[int] = []
         self._awaited: dict[str, float | None] = {}
         self.answered_s: dict[str, float] = {}
@@ -183,7 +201,17 @@ class NodeWatch:
     async def _collect(self, client: httpx.AsyncClient, name: str, url: str) -> None:
         told = await _ask(client, url + "/v1/operator/evidence")
         for item in () if told is None else told["evidence"]:
-            self.evidence.setdefault((item["name"], item["what"], item["first"], item["second"]), name)
+            shown = str(item.get("evidence", ""))
+            if shown not in self.evidence and self._holds(shown):
+                self.evidence[shown] = Accusation(item["name"], item["what"], item["view"], item["height"], name, shown)
+
+    def _holds(self, shown: str) -> bool:
+        try:
+            evidence = EVIDENCE_CODEC.decode(bytes.fromhex(shown))
+        except (ValueError, MalformedError):
+            return False
+        roster = self._roster
+        return check_evidence(evidence, roster.chain, roster.epoch, roster.keys) is None
 
 
 async def _again(every_s: float, action: Callable[[], Awaitable[None]]) -> None:

@@ -77,6 +77,8 @@ class History(msgspec.Struct):
     stopped: dict[str, int] = msgspec.field(default_factory=dict)
     evidence: dict[str, list[str]] = msgspec.field(default_factory=dict)
     """By the accused: what it signed twice, as seen by others."""
+    recorded: dict[str, int] = msgspec.field(default_factory=dict)
+    """Of it, how much the chain holds, by the accused."""
     views: list[int] = msgspec.field(default_factory=list)
     """Every view that a quorum of nodes was seen in, in order."""
     in_step_s: dict[str, float | None] = msgspec.field(default_factory=dict)
@@ -196,7 +198,7 @@ def _finding(expectation: str, held: bool, wanted: str, found: str) -> Finding:
 def _safety(scenario: Scenario, history: History) -> list[Finding]:
     false = liars(history)
     honest = [name for name in scenario.names if name not in false]
-    accused = sorted(name for name in history.evidence if name not in false)
+    accused = sorted(name for name in {*history.evidence, *history.recorded} if name not in false)
     dead = {name: why for name, why in history.dead.items() if name in honest}
     settled = history.committed == history.sent and not history.stopped
     stopped = f", {sum(history.stopped.values())} given up" if history.stopped else ""
@@ -268,8 +270,9 @@ def _standing(scenario: Scenario, history: History) -> list[Finding]:
     at_least("view changes", expect.view_changes_min, seen.view_changes, "")
     at_most("view changes", expect.view_changes_max, seen.view_changes, "")
     for name in _accused(scenario, history):
-        held = name in history.evidence
-        found.append(_finding(f"evidence against {name}", held, "held by others", "held" if held else "none"))
+        kept, recorded = len(history.evidence.get(name, ())), history.recorded.get(name, 0)
+        said = f"{kept} kept, {recorded} recorded"
+        found.append(_finding(f"evidence against {name}", min(kept, recorded) > 0, "kept and on the chain", said))
     return found
 
 

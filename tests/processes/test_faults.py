@@ -156,6 +156,7 @@ def test_a_scenario_leaves_a_whole_report(breakable: Cluster, tmp_path: Path) ->
     assert {item["verdict"] for item in told["findings"]} == {"PASS"}
     assert told["reports"]["committed"] == told["reports"]["sent"] > 200
     assert told["evidence"]["node2"] > 0
+    assert told["evidence_recorded"]["node2"] > 0
     assert [item["kind"] for item in told["faults"]] == ["kill", "equivocating_voter"]
     assert told["faults"][1]["acted"] > 0
     run = Path(told["run"])

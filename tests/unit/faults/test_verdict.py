@@ -109,6 +109,7 @@ def test_an_expectation_that_does_not_hold_fails(expect: dict[str, Any], expecta
         ({"stopped": {"revoked_hid": 1}}, "every report is settled"),
         ({"dead": {"node2": "halted"}}, "no honest node halts"),
         ({"evidence": {"node2": ["prepare"]}}, "no honest node is accused"),
+        ({"recorded": {"node2": 1}}, "no honest node is accused"),
         ({"ledgers": Ledgers(9, {**dict.fromkeys(NAMES, "aa"), "node3": "bb"}, {}, 0, 0, 0)}, "no fork"),
         ({"ledgers": Ledgers(9, {"node1": "aa", "node2": "aa", "node3": "aa"}, {}, 0, 0, 0)}, "no fork"),
         ({"ledgers": Ledgers(9, dict.fromkeys(NAMES, "aa"), {"node2": "bad"}, 0, 0, 0)}, "ledgers verify"),
@@ -130,7 +131,8 @@ def test_a_lost_reading_is_a_lost_acknowledgement() -> None:
 def test_a_liar_may_be_accused_and_have_a_bad_ledger() -> None:
     ledgers = Ledgers(9, {**dict.fromkeys(NAMES, "aa"), "node1": "bb"}, {"node1": "bad"}, 0, 0, 0)
     seen = history(evidence={"node1": ["prepare"]}, dead={"node1": "halted"}, ledgers=ledgers)
-    assert failed(scenario(evidence=["faulty"]), seen) == {}
+    assert failed(scenario(evidence=["faulty"]), seen) == {"evidence against node1": Verdict.FAIL}, "not on the chain"
+    assert failed(scenario(evidence=["faulty"]), msgspec.structs.replace(seen, recorded={"node1": 1})) == {}
 
 
 def test_a_dead_node_is_honest() -> None:
