@@ -45,13 +45,13 @@ def list_(home: Home = HOME_DEFAULT, json: Json = False) -> None:
         told.append({"name": name, "family": kind.family, "what": what, "claim": kind.claim, "options": options})
     SCREEN.line("behaviours: bcami fault inject NODE BEHAVIOUR --for SECONDS [--set OPTION=VALUE]")
     for item in told:
-        SCREEN.line(f"  {item['name']:<22}{item['what']}", style="bold")
+        SCREEN.line(f"  {item['name']:<24}{item['what']}", style="bold")
         given = "  ".join(f"{key}={value}" for key, value in item["options"].items())
         SCREEN.line(f"    {item['family']}; must hold: {item['claim']}" + (f"; options: {given}" if given else ""))
     SCREEN.line()
     SCREEN.line("only in scenarios:")
     for name, what in PROCESS_KINDS.items():
-        SCREEN.line(f"  {name:<22}{what}")
+        SCREEN.line(f"  {name:<24}{what}")
     SCREEN.line()
     SCREEN.line("scenarios: bcami fault run SCENARIO")
     files = [(path.stem, title_of(path)) for path in _scenario_files()]
