@@ -104,6 +104,11 @@ class Control:
         if self._started and self._attached:
             self._supervisor.down(sorted(self._started))
 
+    def pids(self) -> list[int]:
+        """Return the processes of the network."""
+        found = (self._supervisor.identity(service.name) for service in self._supervisor.services)
+        return [identity.pid for identity in found if identity is not None]
+
     def is_running(self, name: str) -> bool:
         return self._supervisor.identity(name) is not None
 

@@ -69,6 +69,7 @@ def _summary(source: Path, outcome: Outcome, findings: Sequence[Finding], seen: 
         "evidence": {name: len(held) for name, held in history.evidence.items()},
         "evidence_recorded": history.recorded,
         "in_step_s": history.in_step_s,
+        "others_percent": history.others_percent,
         "again": f"bcami fault run {shlex.quote(str(source))} --nodes {scenario.nodes}",
         "machine": {
             "bcami": __version__,

@@ -17,7 +17,7 @@ from bcami.cli.ask import get_json, http_client
 from bcami.cli.data import run_reconcile_of, wait_for_mdms
 from bcami.cli.evidence import recorded
 from bcami.cli.fault_control import Control
-from bcami.cli.fault_watch import Clock, LoadWatch, NodeWatch, RecordedFleet
+from bcami.cli.fault_watch import Clock, LoadWatch, MachineWatch, NodeWatch, RecordedFleet
 from bcami.cli.meters import HomeFleet, open_fleet
 from bcami.cli.own_network import RunNetwork
 from bcami.cli.screen import SCREEN
@@ -118,17 +118,18 @@ async def _perform(stage: Stage) -> RecordedFleet:
             before = _counts(fleet.statistics)
             stage.clock.begin()
             stage.tell(f"load begins: {plan.rate_per_s:g} reports/s for {plan.for_s:g} s")
-            sampling = asyncio.create_task(load_watch.run())
+            machine = MachineWatch(stage.control.pids)
+            sampling = [asyncio.create_task(load_watch.run()), asyncio.create_task(machine.run())]
             try:
                 stage.go(_timeline(stage))
                 if plan.join_meters:
                     stage.go(_join(stage, fleet, readings))
-                await _offer(stage, load)
+                await _offer(stage, load, machine)
                 await asyncio.gather(*stage.tasks)
                 await _recover(stage)
                 await _settle(stage, readings)
             finally:
-                await _end(sampling, *stage.tasks)
+                await _end(*sampling, *stage.tasks)
                 with suppress(BcamiError):
                     await asyncio.to_thread(stage.control.heal)
             history = stage.history
@@ -165,12 +166,13 @@ class _Show:
         self._shown = sample
 
 
-async def _offer(stage: Stage, load: Load) -> None:
+async def _offer(stage: Stage, load: Load, machine: MachineWatch) -> None:
     """Offer the load; what has not been settled when it is over is waited for later, within a bound."""
     plan = stage.scenario.load
     offering = asyncio.create_task(load.steady(plan.rate_per_s, plan.for_s, lambda _done: None))
     await stage.clock.wait_until(plan.for_s)
     stage.history.load_end_s = stage.clock.now_s
+    stage.history.others_percent = machine.others_percent()
     stage.tell("load ends")
     stage.tasks.append(asyncio.create_task(_wait_offered(stage, offering)))
 

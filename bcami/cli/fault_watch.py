@@ -1,9 +1,12 @@
 """Watches a network while it is being broken: what the load achieves, and what every node says of itself."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -17,6 +20,7 @@ from bcami.errors import MalformedError
 from bcami.faults.verdict import Sample
 from bcami.model.evidence import EVIDENCE_CODEC
 from bcami.model.report import Reading
+from bcami.processes.cpu import cpu_seconds
 from bcami.replay.load import LoadFleet
 
 SAMPLE_S: Final = 0.05
@@ -24,6 +28,7 @@ LATENCY_EVERY: Final = 10
 """Every tenth sample has latencies: half a second of commits."""
 LOOK_S: Final = 0.15
 EVIDENCE_S: Final = 1.0
+MACHINE_S: Final = 0.5
 _TIMEOUT_S: Final = 1.0
 IN_STEP_BLOCKS: Final = 2
 """A node that is so close to the highest of the others is in step: blocks take a moment to spread."""
@@ -116,6 +121,44 @@ class LoadWatch:
             self.samples.append(Sample(self._clock.now_s, statistics.committed - base, offered, p50, p99))
             self._show(self.samples[-1])
             await asyncio.sleep(SAMPLE_S)
+
+
+class MachineWatch:
+    """How much of the processors goes to others than this network and the program that runs it."""
+
+    def __init__(self, pids: Callable[[], Sequence[int]]) -> None:
+        self._pids = pids
+        self._spent: dict[int, float] = {}
+        self._first: dict[int, float] = {}
+        self._began_s, self._own_s, self._busy_s = time.perf_counter(), time.process_time(), busy_seconds()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            for pid in self._pids():
+                with suppress(OSError):
+                    self._spent[pid] = cpu_seconds(pid)
+                    self._first.setdefault(pid, self._spent[pid])
+            await asyncio.sleep(MACHINE_S)
+
+    def others_percent(self) -> float | None:
+        """Return the share of all processors since the watch began; None where the system does not tell."""
+        now_s = busy_seconds()
+        if now_s is None or self._busy_s is None:
+            return None
+        own_s = time.process_time() - self._own_s + sum(self._spent[pid] - self._first[pid] for pid in self._spent)
+        all_s = (time.perf_counter() - self._began_s) * (os.cpu_count() or 1)
+        return round(max(0.0, 100 * (now_s - self._busy_s - own_s) / all_s), 1)
+
+
+def busy_seconds() -> float | None:
+    """Return the processor seconds that this machine has spent on anything; None where the system does not tell."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, *rest = (int(field) for field in fields[:8])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
 class NodeWatch:

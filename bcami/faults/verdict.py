@@ -1,7 +1,7 @@
 """Judges a run: what was seen, against what always must hold and what the scenario expects beside it.
 
-A finding is PASS, FAIL or INCONCLUSIVE. Safety is judged whatever the machine did. Speed is judged only when the load
-stood before the first fault, because a machine that is too slow proves nothing about the protocol.
+A finding is PASS, FAIL or INCONCLUSIVE. Safety is judged whatever the machine did. Speed can fail only when the load
+stood before the first fault and nobody else used up the machine: slowness then says something about the protocol.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,8 @@ from bcami.faults.scenario import Scenario
 WARM_UP_S: Final = 1.0
 SETTLE_S: Final = 1.0
 """After the last fault the backlog is worked off first; throughput after it counts from here."""
+OTHERS_PERCENT_MAX: Final = 25.0
+"""When other programs use more of the machine, an expectation of speed that does not hold proves nothing."""
 BASELINE_SHARE_MIN: Final = 0.8
 """Share of the asked rate that must be committed before the first fault for speed to be judged."""
 
@@ -85,6 +87,8 @@ class History(msgspec.Struct):
     """By restarted node: from its first answer until it was level with the others; None if it never was."""
     dead: dict[str, str] = msgspec.field(default_factory=dict)
     """Nodes that halted or ended by themselves, with why."""
+    others_percent: float | None = None
+    """Of the machine's processors, what programs other than this network used during the load; None when unknown."""
     ledgers: Ledgers | None = None
     trouble: list[str] = msgspec.field(default_factory=list)
     """What kept the run from being complete."""
@@ -243,7 +247,8 @@ def _safety(scenario: Scenario, history: History) -> list[Finding]:
 def _standing(scenario: Scenario, history: History) -> list[Finding]:
     """Judge what the scenario expects."""
     expect, seen = scenario.expect, figures(scenario, history)
-    judged = seen.before_per_s >= BASELINE_SHARE_MIN * scenario.load.rate_per_s
+    stood = seen.before_per_s >= BASELINE_SHARE_MIN * scenario.load.rate_per_s
+    others = history.others_percent or 0.0
     found: list[Finding] = []
 
     def at_most(expectation: str, limit: float | None, value: float | None, unit: str) -> None:
@@ -262,11 +267,13 @@ def _standing(scenario: Scenario, history: History) -> list[Finding]:
             at_most(f"{name} is in step after its first answer", expect.in_step_s_max, seconds, " s")
     at_least("throughput during the faults", expect.during_percent_min, seen.during_percent, " %")
     at_least("throughput after the faults", expect.after_percent_min, seen.after_percent, " %")
-    if not judged:
-        found = [
-            msgspec.structs.replace(item, verdict=Verdict.INCONCLUSIVE) if item.verdict is Verdict.FAIL else item
-            for item in found
-        ]
+    if not stood or others > OTHERS_PERCENT_MAX:
+        failed = [item for item in found if item.verdict is Verdict.FAIL]
+        doubtful = {id(item): msgspec.structs.replace(item, verdict=Verdict.INCONCLUSIVE) for item in failed}
+        found = [doubtful.get(id(item), item) for item in found]
+        if failed and others > OTHERS_PERCENT_MAX:
+            wanted, said = f"≤ {OTHERS_PERCENT_MAX:g} % used by others", f"{others:.0f} %"
+            found.append(Finding("the machine was free for speed to be judged", Verdict.INCONCLUSIVE, wanted, said))
     at_least("view changes", expect.view_changes_min, seen.view_changes, "")
     at_most("view changes", expect.view_changes_max, seen.view_changes, "")
     for name in _accused(scenario, history):

@@ -160,6 +160,18 @@ def test_a_machine_that_is_too_slow_proves_nothing_about_speed() -> None:
     assert failed(scenario(), msgspec.structs.replace(slow, ledgers=forked))["no fork"] is Verdict.FAIL
 
 
+def test_speed_cannot_fail_on_a_machine_that_others_use_up() -> None:
+    busy = history(others_percent=60.0)
+    assert failed(scenario(pause_s_max=1.5), busy) == {}, "what holds, holds"
+    assert failed(scenario(pause_s_max=0.5), busy) == {
+        "longest time without commits": Verdict.INCONCLUSIVE,
+        "the machine was free for speed to be judged": Verdict.INCONCLUSIVE,
+    }
+    assert failed(scenario(pause_s_max=0.5), history(others_percent=10.0)) == {
+        "longest time without commits": Verdict.FAIL
+    }
+
+
 def test_a_fault_that_never_acted_proves_nothing() -> None:
     idle = [Shown("mute", ["node1"], True, 5.0, 10.0, 0)]
     assert failed(scenario(), history(shown=idle)) == {"the faults really happened": Verdict.INCONCLUSIVE}
