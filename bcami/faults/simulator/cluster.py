@@ -2,8 +2,8 @@
 
 Safety: anything may fail, nothing may contradict. Liveness: a drawn core of at least a strong quorum of honest nodes is
 healed for good while the other honest ones stay down and Byzantine ones go on; within `liveness_bound_ms` every open
-request has its receipt, what the nodes of the core took in has its outcome, and they are certified at one height, with
-a certificate of every height below it (I11).
+request has its receipt, what the nodes of the core took in has its outcome, all their batches have executed, and they
+are certified at one height, with a certificate of every height below it (I11).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,10 +29,12 @@ from bcami.model.block import BlockCertificate
 from bcami.model.events import Observation
 from bcami.model.genesis import Parameters
 from bcami.model.registration import ContributionRequest
+from bcami.model.signing import u64
 from bcami.model.transaction import Transaction
 from bcami.model.wire import PEER_CODEC, PeerMessage
 from bcami.node.core import effects as core
 from bcami.node.core.core import NodeCore
+from bcami.node.core.dissemination import ENDORSED_PREFIX
 
 CALM_NETWORK = NetworkPlan(delay_ms=(1, 10))
 CALM_DISK = DiskPlan(write_ms=(0, 3))
@@ -131,6 +133,8 @@ class SimulatedCluster:
             return False
         if self.clients.open or any(node is None or node.tickets.pending for node in nodes):
             return False
+        if any(any(self.machines[i].disk.promises.items(ENDORSED_PREFIX + u64(i))) for i in self.chosen):
+            return False  # an own batch waits in its lane
         return all(ledger.certificate(height) for ledger in ledgers for height in range(1, certified + 1))
 
     # What the saboteur does.
