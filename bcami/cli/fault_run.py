@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import signal
 import threading
 import time
 from collections import Counter
@@ -95,12 +96,29 @@ def run_scenario(place: RunNetwork, scenario: Scenario) -> Outcome:
     stage = Stage(place, scenario, control, clock, watch, Random(scenario.seed), meter_ids)  # noqa: S311 - replayable
     control.heal()  # also tells early whether this network takes faults at all
     try:
-        fleet = asyncio.run(_perform(stage))
+        fleet = _until_terminated(_perform(stage))
         sent_file = _save_sent(place.run / "sent", fleet)
         _compare(stage, sent_file)
         return Outcome(scenario, stage.history, stage.events, watch, sent_file)
     finally:
         control.close()
+
+
+def _until_terminated(work: Coroutine[Any, Any, RecordedFleet]) -> RecordedFleet:
+    """Run the work; SIGTERM ends it as Ctrl-C does, with every fault healed on the way out."""
+    asked = signal.getsignal(signal.SIGTERM)
+
+    async def run() -> RecordedFleet:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, asked)
 
 
 async def _perform(stage: Stage) -> RecordedFleet:

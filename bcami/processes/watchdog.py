@@ -41,8 +41,16 @@ class Watchdog:
             loop.call_later(_BEAT_S, self._pulse, loop)
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._stuck_s / 4):
-            silent_s = time.monotonic() - self._beat
+        """Add up the time without a beat; time in which this thread stood still too was taken from all of us.
+
+        A process that is stopped and continued, or a machine that sleeps, has not hung.
+        """
+        every_s = self._stuck_s / 4
+        looked, beat, silent_s = time.monotonic(), self._beat, 0.0
+        while not self._stop.wait(every_s):
+            now = time.monotonic()
+            silent_s = silent_s + min(now - looked, 2 * every_s) if self._beat == beat else 0.0
+            looked, beat = now, self._beat
             if silent_s >= self._stuck_s:
                 self._on_stuck(silent_s)
                 return
