@@ -40,7 +40,7 @@ def plot_run(path: Path, scenario: Scenario, history: History, looks: Sequence[L
     panels[-1].set_xlabel("seconds since the load began")
     panels[-1].set_xlim(0, max(history.load_end_s, 1.0))
     figure.suptitle(f"{scenario.title}   ({scenario.nodes} nodes)", x=0.01, ha="left", fontsize=13, fontweight="bold")
-    figure.text(0.99, 0.985, verdict, ha="right", va="top", fontsize=13, fontweight="bold", color=_COLOURS[verdict])
+    panels[0].set_title(verdict, loc="left", fontsize=12, fontweight="bold", color=_COLOURS[verdict])
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -83,6 +83,8 @@ def _binned(history: History) -> tuple[list[float], list[float]]:
 
 
 def _latency(panel: Any, history: History) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     told = [item for item in history.samples if item.p50_ms is not None]
     rows: list[tuple[float, float, float]] = []
     for item in told:
@@ -93,9 +95,9 @@ def _latency(panel: Any, history: History) -> None:
         times, values = [row[0] for row in rows], [row[column] for row in rows]
         panel.plot(times, values, style, color=_LINE, linewidth=1.4, label=name, marker=".", markersize=3)
     panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.yaxis.set_major_formatter("{x:g}")
-    panel.yaxis.set_minor_formatter("{x:g}")
-    panel.tick_params(axis="y", which="minor", labelsize=7)
+    panel.yaxis.set_minor_formatter(NullFormatter())
     panel.set_ylabel("latency, ms")
     if told:
         panel.legend(loc="upper right", fontsize=8, frameon=True, framealpha=0.9, ncols=2)
@@ -121,8 +123,8 @@ def _nodes(panel: Any, scenario: Scenario, looks: Sequence[Look]) -> None:
             panel.axvline(at_s, color="#7a3fa0", linewidth=0.9)
             panel.annotate(
                 f"view {view}",
-                (at_s, 1),
-                xytext=(2, -2),
+                (at_s, 0.6),
+                xytext=(3, 0),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",
                 fontsize=7,
@@ -135,10 +137,15 @@ def _nodes(panel: Any, scenario: Scenario, looks: Sequence[Look]) -> None:
 
 
 def _mark(panel: Any, history: History) -> None:
-    for item in history.shown:
+    shaded_s = 0.0
+    for item in sorted(history.shown, key=lambda shown: shown.start_s):
         end_s = history.load_end_s if item.end_s is None else item.end_s
-        panel.axvspan(item.start_s, end_s, color=_FAULT, alpha=0.13, linewidth=0, zorder=0)
-        panel.axvline(item.start_s, color=_FAULT, linewidth=0.9)
+        start_s = max(item.start_s, shaded_s)  # faults at the same time are shaded once
+        if end_s > start_s:
+            panel.axvspan(start_s, end_s, color=_FAULT, alpha=0.13, linewidth=0, zorder=0)
+        shaded_s = max(shaded_s, end_s)
+    for start_s in {item.start_s for item in history.shown}:
+        panel.axvline(start_s, color=_FAULT, linewidth=0.9)
 
 
 def _name_faults(panel: Any, history: History) -> None:
