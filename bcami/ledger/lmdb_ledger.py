@@ -63,7 +63,7 @@ from bcami.model.transaction import Transaction
 
 T = TypeVar("T")
 
-RELEASE_BLOCKS: Final = 4
+RELEASE_BLOCKS: Final = 1
 """Commits after which mapped pages go back to the page cache."""
 NEWEST_MAX: Final = 16_384
 """Signers whose newest place is remembered, about 3 MB."""
