@@ -1,42 +1,31 @@
 """Runs one scenario on a live network: the load, the timeline, the watch, and afterwards the whole comparison."""
 
 import asyncio
-import datetime as dt
 import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from bcami.ami.statistics import FleetStatistics
-from bcami.cli.ask import get_json, http_client
-from bcami.cli.data import run_reconcile_of, wait_for_mdms
-from bcami.cli.evidence import recorded
+from bcami.cli.fault_compare import compare, save_sent
 from bcami.cli.fault_control import Control
 from bcami.cli.fault_watch import Clock, LoadWatch, MachineWatch, NodeWatch, RecordedFleet
 from bcami.cli.meters import HomeFleet, open_fleet
 from bcami.cli.own_network import RunNetwork
 from bcami.cli.screen import SCREEN
-from bcami.cli.verify import run_audit
 from bcami.crypto.roster import Roster
 from bcami.errors import BcamiError
 from bcami.faults.scenario import KILL, PARTITION, PAUSE, PlannedFault, Scenario, draw_nodes
-from bcami.faults.verdict import History, Ledgers, Sample, Shown, liars
+from bcami.faults.verdict import History, Sample, Shown, liars
 from bcami.model.report import Reading
 from bcami.processes.home import load_operator_token
 from bcami.replay.load import FIRST_START_S, Load
-from bcami.replay.options import Filters
-from bcami.units import energy_to_text
 
 SETTLE_S: Final = 60.0
 """Longest time that the cluster gets, after the load and all faults, to commit what was sent."""
-RECORDED_S: Final = 20.0
-"""Longest time until the chain holds evidence against everybody who is accused."""
 LEVEL_S: Final = 30.0
 """Longest time that honest nodes get to be at one height."""
 _SHOW_EVERY_S: Final = 1.0
@@ -83,7 +72,6 @@ class Outcome:
     history: History
     events: list[Event]
     watch: NodeWatch
-    sent_file: Path
 
 
 def run_scenario(place: RunNetwork, scenario: Scenario) -> Outcome:
@@ -97,9 +85,9 @@ def run_scenario(place: RunNetwork, scenario: Scenario) -> Outcome:
     control.heal()  # also tells early whether this network takes faults at all
     try:
         fleet = _until_terminated(_perform(stage))
-        sent_file = _save_sent(place.run / "sent", fleet)
-        _compare(stage, sent_file)
-        return Outcome(scenario, stage.history, stage.events, watch, sent_file)
+        save_sent(place.run / "sent", fleet.given)
+        compare(place, stage.history, place.run / "sent")
+        return Outcome(scenario, stage.history, stage.events, watch)
     finally:
         control.close()
 
@@ -356,63 +344,3 @@ async def _end(*tasks: "asyncio.Task[Any]") -> None:
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception):
             raise result
-
-
-# The comparison.
-
-
-def _save_sent(folder: Path, readings: RecordedFleet) -> Path:
-    """Write the readings that were sent as a data set in the half-hourly layout, which `bcami reconcile` reads."""
-    folder.mkdir()
-    rows = ["LCLid,tstp,energy(kWh/hh)"]
-    for meter, start_s, energy in readings.given:
-        moment = dt.datetime.fromtimestamp(start_s, dt.UTC).strftime("%Y-%m-%d %H:%M:%S.0000000")
-        rows.append(f"{meter},{moment},{energy_to_text(energy)} ")
-    path = folder / "block_0.csv"
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return path
-
-
-def _compare(stage: Stage, sent_file: Path) -> None:
-    """Audit all ledgers, compare them with one another and the MDMS with what was sent."""
-    place, history = stage.place, stage.history
-    names = [node.name for node in place.network.nodes]
-    try:
-        history.recorded = _recorded(place, history.evidence)
-        wait_for_mdms(place.home, place.network)
-        compared = run_reconcile_of(place.home, place.network, sent_file.parent, Filters())
-        reports = run_audit(place.home, place.genesis, names)
-        common = min(report.height for report in reports if report.name not in liars(history))
-        hashes = _hashes(place, common)
-    except BcamiError as error:
-        history.trouble.append(f"the comparison: {error.what}")
-        return
-    history.ledgers = Ledgers(
-        common,
-        hashes,
-        {report.name: str(report.first_error) for report in reports if not report.ok},
-        compared.missing,
-        compared.extra,
-        compared.different,
-    )
-
-
-def _recorded(place: RunNetwork, accused: Iterable[str]) -> dict[str, int]:
-    """Return how much evidence the chain holds against whom; nodes bring it there in turns, which takes a moment."""
-    roster = Roster.from_genesis(place.genesis)
-    deadline = time.monotonic() + RECORDED_S
-    while True:
-        listed = recorded([node.url for node in place.network.nodes], roster)
-        found = Counter(roster.names[item.record.evidence.place.replica] for item in listed)
-        if all(found[name] for name in accused) or time.monotonic() > deadline:
-            return dict(found)
-        threading.Event().wait(0.5)
-
-
-def _hashes(place: RunNetwork, height: int) -> dict[str, str]:
-    found = {}
-    with http_client() as client:
-        for node in place.network.nodes:
-            with suppress(BcamiError):
-                found[node.name] = str(get_json(client, node.url, f"/v1/blocks/{height}")["hash"])
-    return found
