@@ -7,7 +7,7 @@ statements, recorded or kept, is verified here against genesis.
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bcami.client.nodes import NodeClient
 from bcami.client.reads import weak_read
@@ -26,6 +26,9 @@ from bcami.model.evidence import (
     record_key,
 )
 from bcami.model.signing import u64
+
+_ROUNDS: Final = 12
+"""Nodes answer from different heights while evidence is being recorded: about eight seconds of asking again."""
 
 
 class Recorded(NamedTuple):
@@ -57,10 +60,10 @@ async def _read(urls: Sequence[str], roster: Roster) -> list[Recorded]:
     found = []
     try:
         for replica in range(roster.quorum.n):
-            answer = await weak_read(clients, partial(_ask_about, replica), weak=weak)
+            answer = await weak_read(clients, partial(_ask_about, replica), weak=weak, rounds=_ROUNDS)
             for record in EVIDENCE_RECORDS_CODEC.decode(answer.value or b"\x90"):
                 key = record_key(roster.chain, record.evidence.place)
-                entry = await weak_read(clients, partial(_ask_state, key), weak=weak)
+                entry = await weak_read(clients, partial(_ask_state, key), weak=weak, rounds=_ROUNDS)
                 found.append(Recorded(record, entry.written))
     finally:
         for client in clients:

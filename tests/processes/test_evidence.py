@@ -334,7 +334,6 @@ def test_a_live_liar_is_convicted_on_the_chain(tmp_path):
         cluster.run("up", "--detach")
         cluster.wait_level()
         assert {path.name for path in cluster.home.node(witness).evidence.iterdir()} == files
-        cluster.json("replay", "sample", "--meters", "1", "--readings-per-report", "48")
         assert told()["recorded"] == recorded
         cluster.run("verify")
     finally:
