@@ -28,7 +28,7 @@ from bcami.ledger.environment import DATA_FILE
 from bcami.model import events
 from bcami.model.registration import ContributionRequest
 from bcami.model.report import Reading, encode_report
-from bcami.processes.logs import start_logging
+from bcami.processes.logs import Repetition, start_logging
 from bcami.processes.node import NodeProcess
 from tests.gateway.station import TOKEN, Station, form
 from tests.simulation.cluster import entropy
@@ -106,7 +106,12 @@ class LoggedStation(Station):
 
     def _observe(self, observation: events.Observation) -> None:
         super()._observe(observation)
-        logged = SimpleNamespace(_service=SimpleNamespace(observe=lambda item: None), _log=self.log)
+        logged = SimpleNamespace(
+            _service=SimpleNamespace(observe=lambda item: None),
+            _evidence=SimpleNamespace(observe=lambda item: None),
+            _log=self.log,
+            _repetition=Repetition(apart_s=0.0),
+        )
         NodeProcess._observe(logged, observation)
 
 
