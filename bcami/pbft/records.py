@@ -5,8 +5,8 @@
     vote/checkpoint/<height>       the own CHECKPOINT
     vote/view_change               the newest own VIEW-CHANGE: never act in a lower view again
     vote/new_view                  the NEW-VIEW of the view entered last
-    vote/floor                     highest height whose votes were given up: no vote is made before the ledger stands there
-                                   again, when it was lost and is rebuilt from peers (protocol 6.3)
+    vote/floor                     highest height whose votes were given up: no vote is made before the ledger stands
+                                   there again, when it was lost and is rebuilt from peers (protocol 6.3)
 
 Heights and views are 8 bytes big-endian. Records of a height go only when the height is below min(certified, durably
 executed).
