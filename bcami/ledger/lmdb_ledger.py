@@ -63,8 +63,6 @@ from bcami.model.transaction import Transaction
 
 T = TypeVar("T")
 
-RELEASE_BLOCKS: Final = 1
-"""Commits after which mapped pages go back to the page cache."""
 NEWEST_MAX: Final = 16_384
 """Signers whose newest place is remembered, about 3 MB."""
 PRUNE_BLOCKS: Final = 64
@@ -187,6 +185,7 @@ class LmdbLedger:
         # Memory first: a slice leaves memory only after the table has it, so that no reader misses both.
         pending = self._pending.get(transaction_id)
         value = self._tables.get(TRANSACTIONS, transaction_id[: records.ID_BYTES])
+        self._tables.count_scattered_read()
         return pending if value is None else unpack_place(value)
 
     def receipt(self, transaction_id: bytes) -> Receipt | None:
@@ -279,8 +278,7 @@ class LmdbLedger:
             self._newest.clear()
         self._newest.update(newest)
         self._height, self._head_hash, self._certified = header.height, new_hash, certified
-        if header.height % RELEASE_BLOCKS == 0:
-            self._tables.release_pages()
+        self._tables.release_pages()
 
     def put_certificates(self, certificates: Sequence[BlockCertificate]) -> None:
         fresh = []
@@ -333,6 +331,7 @@ class LmdbLedger:
             return
         for _, rows in folds:
             write.put_sealed(TRANSACTIONS, rows, overwrite=False)
+            self._tables.release_pages()
         write.put(META, records.META_FOLDED, self._pending.folded_after(folds, self._height))
 
     def _put_signers(self, write: Writing, height: int, transactions: Sequence[Transaction]) -> dict[bytes, bytes]:

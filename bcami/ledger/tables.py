@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import lmdb
 import msgspec
@@ -14,6 +14,9 @@ from bcami.ledger import records
 from bcami.ledger.environment import MAP_BYTES, MappedFile, WriterLock, disk_faults, fault_of, open_environment
 from bcami.ledger.records import META, DamagedRecordError, Table
 from bcami.ledger.store import CommitRefused
+
+SCATTERED_READS_MAX: Final = 64
+"""Reads at random keys before mapped pages are given back: with each the kernel maps 64 KB of neighbours."""
 
 
 class Tables:
@@ -26,6 +29,7 @@ class Tables:
         self.path = path
         self._write = write
         self._fault: EnvironmentFault | None = None
+        self._scattered_reads = 0
         self._dbs: dict[Table, Any] = {}
         with contextlib.ExitStack() as opened:
             if write:
@@ -111,7 +115,14 @@ class Tables:
 
     def release_pages(self) -> None:
         """Give mapped pages back to the page cache."""
+        self._scattered_reads = 0
         self._mapped.release()
+
+    def count_scattered_read(self) -> None:
+        """Take note of a read at a random key, and give mapped pages back when there were many."""
+        self._scattered_reads += 1
+        if self._scattered_reads >= SCATTERED_READS_MAX:
+            self.release_pages()
 
     def close(self) -> None:
         self._opened.close()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bcami.errors import EnvironmentFault
-from bcami.ledger import index, lmdb_ledger
+from bcami.ledger import environment, index, tables
 from bcami.ledger.audit import inspect
 from bcami.ledger.index import PENDING_MAX, SLICES
 from bcami.ledger.lmdb_ledger import LmdbLedger
@@ -202,9 +202,18 @@ def test_old_blocks_leave_memory_even_on_a_quiet_chain(tmp_path, monkeypatch):
     assert audited(tmp_path).first_error is None
 
 
+def test_mapped_pages_are_given_back_while_ids_are_looked_up(tmp_path, monkeypatch):
+    released = []
+    monkeypatch.setattr(environment.MappedFile, "release", lambda mapped: released.append(mapped))
+    with LmdbLedger(tmp_path, GENESIS) as ledger:
+        for number in range(3 * tables.SCATTERED_READS_MAX):
+            assert ledger.place(number.to_bytes(32, "big")) is None
+    assert len(released) == 3
+
+
 def test_threads_read_whole_blocks_while_one_commits(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "PENDING_MAX", 20)
-    monkeypatch.setattr(lmdb_ledger, "RELEASE_BLOCKS", 3)
+    monkeypatch.setattr(tables, "SCATTERED_READS_MAX", 3)
     maker, known, done, wrong = ChainMaker(), [], threading.Event(), []
 
     def read(ledger: LmdbLedger) -> None:
