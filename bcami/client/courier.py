@@ -1,9 +1,9 @@
 """Carries signed transactions to nodes, in batches, until each one is settled.
 
 A parcel is the stored bytes of one transaction. It is settled when its outcome is proven (receipts.py), or when weak
-different nodes refused it (retry.py). Until then the same bytes go to a node again and again: after a failure to the
-next one, after `unknown` to the same one. The courier never changes, splits or drops a parcel; who posts is
-responsible for posting only bytes that are durable, and no more than memory should hold.
+different nodes signed that they refuse it (refusals.py, retry.py). Until then the same bytes go to a node again and
+again: after a failure to the next one, after `unknown` to the same one. The courier never changes, splits or drops a
+parcel; who posts is responsible for posting only bytes that are durable, and no more than memory should hold.
 
 Each node has a lane: a queue and a few requests in flight. A lane sends at once when idle and in larger batches the
 longer its requests take. A node that failed gets one request at a time until it answers again, and its queue goes to
@@ -19,9 +19,10 @@ from typing import Any, Final, NamedTuple
 
 from bcami.client.nodes import NodeClient, NodeUnavailable
 from bcami.client.receipts import ReceiptVerifier
+from bcami.client.refusals import signer_of_refusals, signer_of_request_refusal
 from bcami.client.retry import NodePool, Retry, Verdict, common_reason
 from bcami.model.api import COMMITTED, REFUSED, SUBMIT_BYTES_MAX, SUBMIT_TRANSACTIONS_MAX, SubmitAnswer, SubmitResult
-from bcami.model.reasons import Reason
+from bcami.model.reasons import BUSY_REASONS, Reason
 
 _STALL_CHECK_S: Final = 0.5
 
@@ -94,6 +95,8 @@ class NodeStatistics:
     committed: int = 0
     """Proven outcomes, rejections included."""
     refused: int = 0
+    unsigned: int = 0
+    """Of these, refusals without the node's signature, which count for nothing."""
     unknown: int = 0
     unproven: int = 0
     """Outcomes claimed without proof: the node lies or is broken."""
@@ -300,8 +303,9 @@ class Courier:
         if error.refuses is not None:
             # The request as a whole was turned down: find out which of its transactions is the cause.
             if len(parcels) == 1:
-                statistics.refused += 1
-                self._go_on(parcels[0], node, self._retry(parcels[0]).refused(node, error.refuses, now_ms))
+                reason, body, signed = error.refuses
+                signer = signer_of_request_refusal(body, reason, signed, self._verifier.roster)
+                self._refused(node, parcels[0], reason, signer)
                 return
             middle = len(parcels) // 2
             for part in (parcels[:middle], parcels[middle:]):
@@ -318,6 +322,7 @@ class Courier:
         statistics = self._lanes[node].statistics
         for block in answer.blocks:
             self._verifier.learn(block)
+        signer = signer_of_refusals(answer, self._verifier.roster)
         for parcel, result in zip(parcels, answer.results, strict=True):
             if result.status == COMMITTED:
                 reason = self._verifier.outcome(result, parcel.transaction_id)
@@ -325,20 +330,27 @@ class Courier:
                     statistics.committed += 1
                     parcel.settled(parcel, Settlement(True, reason, result.height, node))
                     continue
-            self._not_settled(node, parcel, result)
+            self._not_settled(node, parcel, result, signer)
 
-    def _not_settled(self, node: int, parcel: Parcel, result: SubmitResult) -> None:
+    def _not_settled(self, node: int, parcel: Parcel, result: SubmitResult, signer: int | None) -> None:
         statistics, retry, now_ms = self._lanes[node].statistics, self._retry(parcel), self._now_ms()
         if result.status == COMMITTED:
             statistics.unproven += 1
             verdict = retry.unproven(node, now_ms)
         elif result.status == REFUSED and result.reason is not None:
-            statistics.refused += 1
-            verdict = retry.refused(node, result.reason, now_ms, result.retry_after_ms)
+            self._refused(node, parcel, result.reason, signer, result.retry_after_ms)
+            return
         else:
             statistics.unknown += 1
             verdict = retry.unknown(node, now_ms)
         self._go_on(parcel, node, verdict)
+
+    def _refused(self, node: int, parcel: Parcel, reason: Reason, signer: int | None, retry_after_ms: int = 0) -> None:
+        statistics = self._lanes[node].statistics
+        statistics.refused += 1
+        statistics.unsigned += signer is None and reason not in BUSY_REASONS
+        retry = self._retry(parcel)
+        self._go_on(parcel, node, retry.refused(node, reason, self._now_ms(), retry_after_ms, signer=signer))
 
     def _go_on(self, parcel: Parcel, node: int, verdict: Verdict) -> None:
         if verdict is Verdict.AGAIN:

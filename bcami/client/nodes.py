@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import httpx
 import msgspec
@@ -26,6 +26,7 @@ from bcami.model.api import (
     SUBMIT_ANSWER_CODEC,
     CertifiedHeader,
     QueryAnswer,
+    RefusalSignature,
     ReleaseAnswer,
     SubmitAnswer,
     TransactionProof,
@@ -42,6 +43,13 @@ if find_spec("sniffio") is None:
     sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 T = TypeVar("T")
+
+
+class _RefusalForm(msgspec.Struct):
+    reason: str
+    replica: int | None = None
+    signature: str | None = None
+
 
 MSGPACK: Final = "application/msgpack"
 _HEADERS: Final = {"accept": MSGPACK, "content-type": MSGPACK}
@@ -61,17 +69,28 @@ _HEADER: Final[Codec[CertifiedHeader]] = Codec(CertifiedHeader, 256 * KIB)
 _CONTRIBUTION: Final[Codec[ContributionAnswer]] = Codec(ContributionAnswer, KIB)
 
 
+class RequestRefusal(NamedTuple):
+    """A node's no to a whole request: it is well, and does not take what was sent."""
+
+    reason: Reason
+    """`malformed` or `oversized`."""
+    body: bytes
+    """What was sent."""
+    signed: RefusalSignature | None
+    """The node's signature, to be checked with `refusals.signer_of_request_refusal`."""
+
+
 class NodeUnavailable(Exception):
     """The node gave no usable answer: not reached, too slow, busy (429, 503), failing, or talking nonsense."""
 
-    def __init__(self, node: str, what: str, *, retry_after_ms: int = 0, refuses: Reason | None = None) -> None:
+    def __init__(self, node: str, what: str, *, retry_after_ms: int = 0, refuses: RequestRefusal | None = None) -> None:
         super().__init__(f"{node}: {what}")
         self.node = node
         self.what = what
         self.retry_after_ms = retry_after_ms
         """How long the node asked to be left alone; 0 when it did not say."""
         self.refuses = refuses
-        """Set when the node itself is well and turned down the request as a whole: `malformed` or `oversized`."""
+        """Set when the node itself is well and turned down the request as a whole."""
 
 
 class NodeClient:
@@ -232,7 +251,7 @@ class NodeClient:
             self.url,
             what,
             retry_after_ms=retry_after_ms(response.headers.get("retry-after")),
-            refuses=_WHOLE_REQUEST.get(response.status_code),
+            refuses=_request_refusal(response),
         )
 
     @staticmethod
@@ -260,6 +279,20 @@ class NodeClient:
             return Reason(self._json(response.content).get("reason", ""))
         except ValueError:
             raise NodeUnavailable(self.url, f"HTTP {response.status_code} without a known reason") from None
+
+
+def _request_refusal(response: httpx.Response) -> RequestRefusal | None:
+    reason = _WHOLE_REQUEST.get(response.status_code)
+    if reason is None:
+        return None
+    try:
+        form = msgspec.json.decode(response.content, type=_RefusalForm)
+        signed = msgspec.convert(
+            (form.replica, bytes.fromhex(form.signature or "")), RefusalSignature, builtin_types=(bytes,)
+        )
+        return RequestRefusal(Reason(form.reason), response.request.content, signed)
+    except (msgspec.MsgspecError, ValueError):
+        return RequestRefusal(reason, response.request.content, None)
 
 
 def retry_after_ms(value: str | None) -> int:

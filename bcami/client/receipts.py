@@ -28,7 +28,7 @@ class ReceiptVerifier:
     """Turns results that nodes claim into outcomes that are proven."""
 
     def __init__(self, roster: Roster) -> None:
-        self._roster = roster
+        self.roster = roster
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self.conflict: tuple[CertifiedHeader, CertifiedHeader] | None = None
 
@@ -37,7 +37,7 @@ class ReceiptVerifier:
         known = self._blocks.get(block.header.height)
         if known is not None and known.certified == block:
             return None
-        reason = verify_certified_header(block, self._roster)
+        reason = verify_certified_header(block, self.roster)
         if reason is not None:
             return reason
         if known is not None:

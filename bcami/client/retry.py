@@ -5,9 +5,10 @@ The rules, with their source in protocol.md:
 * `unknown` (accepted, no receipt in time) is no answer: ask again.
 * A node that fails, is silent, is full (429) or not ready is left alone for a while, growing up to a cap, at least as
   long as its Retry-After says; meanwhile others are asked.
-* A refusal is one node's word. When weak (f+1) different nodes refuse, one of them is honest: the number is
-  abandoned (3.4). A client that was given fewer nodes than that decides by all it has. Abandoning is safe even when
-  the refusals were lies: if the old bytes are executed after all, the MDMS stores each interval once.
+* A refusal is one node's word, and counts when that node signed it. When weak (f+1) different nodes refuse, one of
+  them is honest: the number is abandoned (3.4). A client that was given fewer nodes than that decides by all it has.
+  Abandoning is safe even when the refusals were lies: if the old bytes are executed after all, the MDMS stores each
+  interval once.
 """
 
 import enum
@@ -16,18 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from bcami.model.reasons import Reason
-
-BUSY_REASONS: Final = frozenset(
-    {
-        Reason.QUEUE_FULL,
-        Reason.RATE_LIMITED,
-        Reason.NOT_READY,
-        Reason.OVER_QUOTA,
-        Reason.BEHIND,
-    }
-)
-"""These speak of the node, not of the transaction: they never count towards abandoning it."""
+from bcami.model.reasons import BUSY_REASONS, Reason
 
 LAGGING_REASONS: Final = frozenset(
     {
@@ -129,10 +119,13 @@ class Retry:
     home: int
     """The node that is asked while nothing speaks against it."""
     weak: int
-    """Different nodes whose refusals abandon the transaction."""
+    """Different nodes whose signed refusals abandon the transaction."""
     seed: bytes
     backoff: Backoff = field(default_factory=lambda: Backoff(cap_ms=500))
     refusals: dict[int, Reason] = field(default_factory=dict)
+    """By the replica that signed."""
+    refusers: set[int] = field(default_factory=set)
+    """Nodes that are not asked again."""
     lagging_from_ms: int | None = None
     unknowns: int = 0
     rounds: int = 0
@@ -140,7 +133,7 @@ class Retry:
 
     def next(self, pool: NodePool, now_ms: int) -> Send:
         """Return where and when to send the same bytes again."""
-        send = pool.choose(self.home, max(now_ms, self.wait_until_ms), self.refusals)
+        send = pool.choose(self.home, max(now_ms, self.wait_until_ms), self.refusers)
         return Send(send.node, max(send.at_ms, self.wait_until_ms))
 
     def unreachable(self, node: int) -> Verdict:
@@ -164,8 +157,10 @@ class Retry:
         self.home = node + 1
         return Verdict.AGAIN
 
-    def refused(self, node: int, reason: Reason, now_ms: int, retry_after_ms: int = 0) -> Verdict:
-        """Count one node's no."""
+    def refused(
+        self, node: int, reason: Reason, now_ms: int, retry_after_ms: int = 0, *, signer: int | None = None
+    ) -> Verdict:
+        """Count one node's no: that of the replica `signer`, None when nobody's signature is under it."""
         self.home = node + 1
         self._slow_down(now_ms)
         if reason in BUSY_REASONS:
@@ -176,7 +171,10 @@ class Retry:
                 self.lagging_from_ms = now_ms
             if now_ms < self.lagging_from_ms + LAGGING_MS:
                 return Verdict.AGAIN
-        self.refusals[node] = reason
+        if signer is None:
+            return Verdict.AGAIN
+        self.refusals[signer] = reason
+        self.refusers.add(node)
         if len(self.refusals) >= self.weak:
             return Verdict.ABANDON
         return Verdict.AGAIN

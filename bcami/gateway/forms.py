@@ -5,8 +5,16 @@ from typing import Annotated, Any, Final
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from bcami.gateway.openapi import Schema, schema_of, structure
-from bcami.model.api import COMMITTED, REFUSED, SUBMIT_TRANSACTIONS_MAX, UNKNOWN, CertifiedHeader, SubmitResult
+from bcami.gateway.openapi import Schema, optional, schema_of, structure
+from bcami.model.api import (
+    COMMITTED,
+    REFUSED,
+    SUBMIT_TRANSACTIONS_MAX,
+    UNKNOWN,
+    CertifiedHeader,
+    RefusalSignature,
+    SubmitResult,
+)
 from bcami.model.block import BlockCertificate, Header, Outcome, header_hash
 from bcami.model.chain import BlockBundle
 from bcami.model.ids import HASH_BYTES, SIGNATURE_BYTES, U32, U63, Hash
@@ -120,6 +128,9 @@ RESULT_EXAMPLE: Final = {
     "reason": Reason.BAD_SIGNATURE.value,
     "detail": explain(Reason.BAD_SIGNATURE),
 }
+REFUSALS_SCHEMA: Final = optional(schema_of(RefusalSignature))
+"""Who signed what is refused for good; null when nothing is."""
+REFUSALS_EXAMPLE: Final = {"replica": 2, "signature": "5a" * SIGNATURE_BYTES}
 _NOT_KNOWN: Final = "taken, no receipt within the time asked for: ask again with the same bytes"
 
 

@@ -32,6 +32,8 @@ class RefusalForm(BaseModel):
 
     reason: str = Field(examples=["malformed"])
     detail: str = Field(examples=["transactions.0.signer: String should match pattern '^[0-9a-f]{64}$'"])
+    replica: int | None = Field(None, description="Who signed; there when a body that was read is turned down whole")
+    signature: str | None = Field(None, description="By that replica over chain, epoch, SHA-256 of the body, reason")
 
 
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
@@ -44,11 +46,19 @@ class Refused(Exception):
     """Ends a request with a reason."""
 
     def __init__(
-        self, reason: Reason, detail: str = "", *, status: int | None = None, retry_after_s: int | None = None
+        self,
+        reason: Reason,
+        detail: str = "",
+        *,
+        status: int | None = None,
+        retry_after_s: int | None = None,
+        body: bytes | None = None,
     ) -> None:
+        """`body` is that of the request, when it is turned down for what it is: the answer is then signed."""
         super().__init__(reason)
         self.reason = reason
         self.detail = detail or explain(reason)
+        self.body = body
         self.status = _STATUS.get(reason, 404) if status is None else status
         self.retry_after_s = _RETRY_AFTER_S.get(reason) if retry_after_s is None else retry_after_s
 
@@ -90,7 +100,10 @@ def install(app: FastAPI, service: NodeService) -> None:
             given["retry-after"] = str(refused.retry_after_s)
         if refused.status == HTTPStatus.UNAUTHORIZED:
             given["www-authenticate"] = "Bearer"
-        body = {"reason": refused.reason, "detail": refused.detail}
+        body: dict[str, Any] = {"reason": refused.reason, "detail": refused.detail}
+        if refused.body is not None:
+            signed = service.core.refusals.sign_request(refused.body, refused.reason)
+            body |= {"replica": signed.replica, "signature": signed.signature.hex()}
         return JSONResponse(body, status_code=refused.status, headers=given)
 
     @app.exception_handler(Refused)

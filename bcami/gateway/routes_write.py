@@ -10,16 +10,19 @@ from pydantic import ValidationError
 from bcami.codec import Codec, encode
 from bcami.errors import MalformedError
 from bcami.gateway.forms import (
+    REFUSALS_EXAMPLE,
+    REFUSALS_SCHEMA,
     RESULT_EXAMPLE,
     RESULT_SCHEMA,
     Form,
     OneForm,
     SubmissionForm,
+    hexed,
     result_form,
 )
 from bcami.gateway.openapi import JSON, MSGPACK, answers, listing, structure
 from bcami.gateway.refusals import REFUSALS, Refused, check_chain, require_chain, service_of
-from bcami.model.api import REFUSED, SUBMIT_CODEC, SUBMIT_TRANSACTIONS_MAX, CertifiedHeader, SubmitAnswer, SubmitResult
+from bcami.model.api import REFUSED, SUBMIT_CODEC, SUBMIT_TRANSACTIONS_MAX, SubmitAnswer
 from bcami.model.reasons import Reason
 from bcami.model.registration import ContributionRequest
 from bcami.model.transaction import TRANSACTION_BYTES_MAX, Transaction
@@ -65,9 +68,9 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
     "/v1/transactions",
     responses=answers(
         "One result for each transaction, in order",
-        structure(results=listing(RESULT_SCHEMA)),
+        structure(results=listing(RESULT_SCHEMA), refusals=REFUSALS_SCHEMA),
         packed="SubmitAnswer",
-        example={"results": [RESULT_EXAMPLE]},
+        example={"results": [RESULT_EXAMPLE], "refusals": REFUSALS_EXAMPLE},
     ),
     openapi_extra=_body(SubmissionForm, "tuple[Transaction, ...]"),
 )
@@ -87,16 +90,22 @@ async def submit_many(request: Request, wait: Wait = "commit", timeout_ms: Timeo
         raise Refused(
             Reason.OVERSIZED if transactions else Reason.MALFORMED,
             f"1 to {SUBMIT_TRANSACTIONS_MAX} transactions, not {len(transactions)}",
+            body=body,
         )
-    results, blocks = await _submit(request, transactions, wait, timeout_ms)
+    answer = await _submit(request, transactions, wait, timeout_ms)
     if _is_msgpack(request):
-        return Response(encode(SubmitAnswer(tuple(results), tuple(blocks))), media_type=MSGPACK)
-    return JSONResponse({"results": _result_forms(results, blocks)})
+        return Response(encode(answer), media_type=MSGPACK)
+    return JSONResponse({"results": _result_forms(answer), "refusals": hexed(answer.refusals)})
 
 
 @router.post(
     "/v1/transaction",
-    responses=answers("Its result", RESULT_SCHEMA, packed="SubmitAnswer", example=RESULT_EXAMPLE),
+    responses=answers(
+        "Its result",
+        {**RESULT_SCHEMA, "properties": {**RESULT_SCHEMA["properties"], "refusals": REFUSALS_SCHEMA}},
+        packed="SubmitAnswer",
+        example={**RESULT_EXAMPLE, "refusals": REFUSALS_EXAMPLE},
+    ),
     openapi_extra=_body(OneForm, "Transaction"),
 )
 async def submit_one(request: Request, wait: Wait = "commit", timeout_ms: Timeout = 10_000) -> Response:
@@ -108,10 +117,10 @@ async def submit_one(request: Request, wait: Wait = "commit", timeout_ms: Timeou
         form = _parse(OneForm, body)
         check_chain(service_of(request), form.chain)
         transaction = form.record()
-    results, blocks = await _submit(request, (transaction,), wait, timeout_ms)
+    answer = await _submit(request, (transaction,), wait, timeout_ms)
     if _is_msgpack(request):
-        return Response(encode(SubmitAnswer(tuple(results), tuple(blocks))), media_type=MSGPACK)
-    return JSONResponse(_result_forms(results, blocks)[0])
+        return Response(encode(answer), media_type=MSGPACK)
+    return JSONResponse({**_result_forms(answer)[0], "refusals": hexed(answer.refusals)})
 
 
 @router.post(
@@ -130,15 +139,13 @@ async def contribute(request: Request) -> Response:
     return Response(encode(answer), media_type=MSGPACK)
 
 
-async def _submit(
-    request: Request, transactions: tuple[Transaction, ...], wait: str, timeout_ms: int
-) -> tuple[list[SubmitResult], list[CertifiedHeader]]:
+async def _submit(request: Request, transactions: tuple[Transaction, ...], wait: str, timeout_ms: int) -> SubmitAnswer:
     """Hand over to the node. Raises Refused when it took nothing because it is busy."""
-    driver = service_of(request).driver
-    results, blocks = await driver.submit(transactions, wait=wait == "commit", timeout_s=timeout_ms / 1000)
+    service = service_of(request)
+    results, blocks = await service.driver.submit(transactions, wait=wait == "commit", timeout_s=timeout_ms / 1000)
     if all(item.status == REFUSED and item.reason in _BUSY for item in results) and results[0].reason is not None:
         raise Refused(results[0].reason)
-    return results, blocks
+    return SubmitAnswer(tuple(results), tuple(blocks), service.core.refusals.sign(results))
 
 
 def _is_msgpack(request: Request) -> bool:
@@ -150,11 +157,11 @@ T = TypeVar("T")
 
 def _decode(codec: Codec[T], body: bytes) -> T:
     if len(body) > codec.bytes_max:
-        raise Refused(Reason.OVERSIZED, f"{len(body)} bytes, at most {codec.bytes_max} are allowed")
+        raise Refused(Reason.OVERSIZED, f"{len(body)} bytes, at most {codec.bytes_max} are allowed", body=body)
     try:
         return codec.decode(body)
     except MalformedError as error:
-        raise Refused(Reason.MALFORMED, error.what) from None
+        raise Refused(Reason.MALFORMED, error.what, body=body) from None
 
 
 def _parse(form: type[F], body: bytes) -> F:
@@ -164,9 +171,9 @@ def _parse(form: type[F], body: bytes) -> F:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         reason = Reason.OVERSIZED if first["type"] in ("too_long", "string_too_long") else Reason.MALFORMED
-        raise Refused(reason, f"{where}: {first['msg']}") from None
+        raise Refused(reason, f"{where}: {first['msg']}", body=body) from None
 
 
-def _result_forms(results: list[SubmitResult], blocks: list[CertifiedHeader]) -> list[dict[str, Any]]:
-    by_height = {block.header.height: block for block in blocks}
-    return [msgspec.to_builtins(result_form(item, by_height)) for item in results]
+def _result_forms(answer: SubmitAnswer) -> list[dict[str, Any]]:
+    by_height = {block.header.height: block for block in answer.blocks}
+    return [msgspec.to_builtins(result_form(item, by_height)) for item in answer.results]

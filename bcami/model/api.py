@@ -1,5 +1,7 @@
 """What a gateway answers to machines, as msgpack (the JSON forms are in bcami/gateway)."""
 
+from collections.abc import Iterable
+from hashlib import sha256
 from typing import Annotated, Final
 
 import msgspec
@@ -7,8 +9,9 @@ import msgspec
 from bcami.codec import Codec
 from bcami.model.block import PROOF_HASHES_MAX, BlockCertificate, Header, Receipt
 from bcami.model.chain import BlockBundle
-from bcami.model.ids import U32, U63, Hash
+from bcami.model.ids import U32, U63, Hash, ReplicaId, Signature
 from bcami.model.reasons import Reason
+from bcami.model.signing import digest, prefixed, u64
 from bcami.model.transaction import Transaction
 from bcami.units import KIB, MIB
 
@@ -43,11 +46,20 @@ class CertifiedHeader(msgspec.Struct, frozen=True, array_like=True):
     certificate: BlockCertificate
 
 
+class RefusalSignature(msgspec.Struct, frozen=True, array_like=True):
+    """A node's signature under what it refuses: with weak of them a meter abandons a number (protocol 3.4)."""
+
+    replica: ReplicaId
+    signature: Signature
+
+
 class SubmitAnswer(msgspec.Struct, frozen=True, array_like=True):
     """Results in the order of the request; `blocks` holds each header that a receipt needs, once."""
 
     results: tuple[SubmitResult, ...]
     blocks: tuple[CertifiedHeader, ...]
+    refusals: RefusalSignature | None = None
+    """Under `refusals_digest` of the results; None when nothing is refused for good."""
 
 
 class ReleaseAnswer(msgspec.Struct, frozen=True, array_like=True):
@@ -84,3 +96,19 @@ SUBMIT_ANSWER_CODEC: Final[Codec[SubmitAnswer]] = Codec(SubmitAnswer, 64 * MIB)
 RELEASE_CODEC: Final[Codec[ReleaseAnswer]] = Codec(ReleaseAnswer, 256 * MIB)
 QUERY_CODEC: Final[Codec[QueryAnswer]] = Codec(QueryAnswer, 16 * MIB)
 PROOF_CODEC: Final[Codec[TransactionProof]] = Codec(TransactionProof, 256 * KIB)
+
+
+def refusals_digest(chain: bytes, epoch: int, replica: int, results: Iterable[SubmitResult]) -> bytes:
+    """Return what a node signs under the refusals among its results: each transaction id with the reason."""
+    said = [
+        result.transaction_id + prefixed(result.reason.value.encode())
+        for result in results
+        if result.status == REFUSED and result.reason is not None
+    ]
+    return digest(b"bcami/refusals/1", chain, epoch, u64(replica), u64(len(said)), *said)
+
+
+def request_refusal_digest(chain: bytes, epoch: int, replica: int, body: bytes, reason: Reason) -> bytes:
+    """Return what a node signs when it turns down a whole request: SHA-256 of its body with the reason."""
+    said = prefixed(reason.value.encode())
+    return digest(b"bcami/request_refusal/1", chain, epoch, u64(replica), sha256(body).digest(), said)

@@ -78,6 +78,18 @@ class Reason(StrEnum):
     STALE = "stale"
 
 
+BUSY_REASONS: Final = frozenset(
+    {
+        Reason.QUEUE_FULL,
+        Reason.RATE_LIMITED,
+        Reason.NOT_READY,
+        Reason.OVER_QUOTA,
+        Reason.BEHIND,
+    }
+)
+"""These speak of the node, not of the transaction: they are not signed and never count towards abandoning it."""
+
+
 def explain(reason: Reason) -> str:
     """Return what the reason means, as a sentence for a person."""
     return _SENTENCES[reason]

@@ -13,10 +13,11 @@ import msgspec
 import pytest
 
 from bcami.client.nodes import NodeClient, NodeUnavailable
+from bcami.client.refusals import signer_of_refusals, signer_of_request_refusal
 from bcami.codec import Codec, encode
 from bcami.crypto.keys import SecretKey
 from bcami.gateway.limits import BODY_BYTES_MAX
-from bcami.model.api import CHAIN_HEADER, SUBMIT_TRANSACTIONS_MAX
+from bcami.model.api import CHAIN_HEADER, SUBMIT_TRANSACTIONS_MAX, RefusalSignature
 from bcami.model.genesis import Parameters
 from bcami.model.reasons import Reason, explain
 from bcami.model.registration import ContributionRequest, RegisterArgument, contribution_request_digest
@@ -236,8 +237,10 @@ async def test_a_bad_transaction_has_its_reason_and_costs_nobody_a_reading(case:
         counted = station.count("bcami_refused_total", source=source, reason=case.reason.value)
         neighbour = station.utility.enrol(station.unregistered("neighbour"))
         if packed:
-            results = (await station.submit(bad, neighbour)).results
-            seen = [(item.status, item.reason) for item in results]
+            answer = await station.submit(bad, neighbour)
+            seen = [(item.status, item.reason) for item in answer.results]
+            expected = station.core.replica if case.status == REFUSED else None
+            assert signer_of_refusals(answer, station.core.roster) == expected
         else:
             body = {"transactions": [form(bad), form(neighbour)]}
             shown = (await station.http.post("/v1/transactions", json=body)).json()["results"]
@@ -332,6 +335,10 @@ async def test_a_malformed_body(name: str) -> None:
             answer = response.json()
             assert answer["reason"] == "malformed"
             assert answer["detail"]
+            signed = RefusalSignature(answer["replica"], bytes.fromhex(answer["signature"]))
+            for said, signer in ((body, station.core.replica), (body + b" ", None)):
+                roster = station.core.roster
+                assert signer_of_request_refusal(said, Reason.MALFORMED, signed, roster) == signer
             assert station.count("bcami_refused_total", source="gateway", reason="malformed") == count
 
 

@@ -41,6 +41,7 @@ from bcami.node.core.elapsed import Elapsed
 from bcami.node.core.execution import Executor
 from bcami.node.core.fetching import FETCH_AGAIN_MS, Fetching
 from bcami.node.core.gaps import Gaps
+from bcami.node.core.refusals import Refusals
 from bcami.node.core.serving import Serving, batch_bytes
 from bcami.node.core.submissions import Submissions
 from bcami.node.core.world import WorldState
@@ -77,6 +78,7 @@ class NodeCore:
         self.world = WorldState(ledger)
         self.executor = Executor(roster, runtime, self.world, ledger)
         self.catchup = CatchUp(roster.quorum.weak)
+        self.refusals = Refusals(roster, replica, signer)
         self._signer = signer
         self._contribution_secret = contribution_secret
         self._contributions = ContributionRate(roster.genesis.parameters.contribution_rate_per_minute)

@@ -30,6 +30,7 @@ from bcami.model.api import (
     UNKNOWN,
     CertifiedHeader,
     QueryAnswer,
+    RefusalSignature,
     SubmitAnswer,
     SubmitResult,
     TransactionProof,
@@ -57,6 +58,7 @@ from bcami.model.registration import (
 )
 from bcami.model.report import Reading, decode_report
 from bcami.model.transaction import Transaction, transaction_id
+from bcami.node.core.refusals import Refusals
 from tests.chain import NETWORK_KEY, START_MS, entropy
 
 CHAINCODE = Path(__file__).parents[3] / "chaincode"
@@ -74,7 +76,10 @@ class Faults:
     http_status: int = 0
     retry_after_s: int = 0
     refuses: Reason | None = None
-    """Refuses every usage transaction."""
+    """Refuses every transaction of `refuses_contract`."""
+    refuses_contract: str = "usage"
+    signs_refusals: str = "as itself"
+    """Or "as another", "something else", "not at all"."""
     unknowns: int = 0
     """Says `unknown` so many times, and does nothing."""
     holds_usage: bool = False
@@ -272,7 +277,7 @@ class Cluster:
         if path == "/v1/transactions":
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
-            return self._submit(faults, served, request)
+            return self._submit(node, request)
         if path == "/v1/contribute":
             return self._contribute(node, request)
         if path == "/v1/period":
@@ -291,7 +296,8 @@ class Cluster:
             return _msgpack(self.genesis)
         return httpx.Response(404)
 
-    def _submit(self, faults: Faults, served: Served, request: httpx.Request) -> httpx.Response:
+    def _submit(self, node: int, request: httpx.Request) -> httpx.Response:
+        faults, served = self.faults[node], self.served[node]
         transactions = SUBMIT_CODEC.decode(request.content)
         served.transactions += [encode(tx) for tx in transactions]
         ids = [transaction_id(tx, self.roster.chain, 0) for tx in transactions]
@@ -308,7 +314,7 @@ class Cluster:
             if tx_id in self.places:
                 continue
             reason = self.runtime.check(tx, tx_id, self.read, 2**62)
-            if faults.refuses is not None and tx.contract == "usage":
+            if faults.refuses is not None and tx.contract == faults.refuses_contract:
                 reason = faults.refuses
             if reason is None:
                 good.append(tx)
@@ -325,7 +331,19 @@ class Cluster:
         said |= {i: SubmitResult(i, UNKNOWN, None, 0, 0, ()) for i in held}
         results = tuple(said.get(i) or self.result(i) for i in ids)
         heights = sorted({result.height for result in results if result.height})
-        return _msgpack(SubmitAnswer(results, tuple(self.blocks[height - 1][0] for height in heights)))
+        blocks = tuple(self.blocks[height - 1][0] for height in heights)
+        return _msgpack(SubmitAnswer(results, blocks, self._signed(node, results)))
+
+    def _signed(self, node: int, results: tuple[SubmitResult, ...]) -> RefusalSignature | None:
+        match self.faults[node].signs_refusals:
+            case "as itself":
+                return Refusals(self.roster, node, self.keys[node]).sign(results)
+            case "as another":
+                return Refusals(self.roster, (node + 1) % len(self.keys), self.keys[node]).sign(results)
+            case "something else":
+                return Refusals(self.roster, node, self.keys[node]).sign(results * 2)
+            case _:
+                return None
 
     def _contribute(self, node: int, request: httpx.Request) -> httpx.Response:
         faults, served = self.faults[node], self.served[node]

@@ -20,6 +20,7 @@ from bcami.model.genesis import operator_id
 from bcami.model.reasons import Reason
 from bcami.model.registration import EnrolArgument
 from bcami.model.transaction import Transaction, argument_digest, transaction_id
+from bcami.node.core.refusals import Refusals
 from tests.chain import START_MS, entropy
 from tests.unit.client.cluster import Cluster
 from tests.unit.client.running import run
@@ -179,6 +180,27 @@ def test_refusals_of_weak_nodes_abandon() -> None:
     assert [served.requests["POST transactions"] for served in cluster.served] == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("liar", ["not at all", "as another", "something else"])
+def test_refusals_that_their_node_did_not_sign_abandon_nothing(liar: str) -> None:
+    cluster = Cluster()
+    for faults in cluster.faults[:2]:
+        faults.refuses, faults.refuses_contract = Reason.BAD_SIGNATURE, "registration"
+        faults.signs_refusals = liar
+    encoded, tx_id = enrol_tx(cluster, 1)
+
+    async def work() -> Settlement:
+        courier = courier_of(cluster)
+        try:
+            return await courier.settle(encoded, tx_id)
+        finally:
+            await courier.close()
+            assert sum(lane.unsigned for lane in courier.statistics) == 2
+
+    settlement = run(work())
+    assert (settlement.is_final, settlement.reason) == (True, Reason.VALID)
+    assert [served.requests["POST transactions"] for served in cluster.served] == [1, 1, 1, 0]
+
+
 @pytest.mark.parametrize(("status", "reason"), [(400, Reason.MALFORMED), (413, Reason.OVERSIZED)])
 def test_one_bad_transaction_does_not_take_its_batch_with_it(status: int, reason: Reason) -> None:
     cluster = Cluster()
@@ -186,7 +208,10 @@ def test_one_bad_transaction_does_not_take_its_batch_with_it(status: int, reason
 
     async def handle(request: httpx.Request) -> httpx.Response:
         if bad in request.content:
-            return httpx.Response(status)
+            node = int(request.url.host.removeprefix("node")) - 1
+            signed = Refusals(cluster.roster, node, cluster.keys[node]).sign_request(request.content, reason)
+            form = {"reason": reason, "replica": node, "signature": signed.signature.hex()}
+            return httpx.Response(status, json=form if node else {"reason": reason, "detail": "unsigned"})
         return await cluster._handle(request)
 
     async def work() -> list[Settlement]:

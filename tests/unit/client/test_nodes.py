@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bcami.client import nodes
-from bcami.client.nodes import NodeClient, NodeUnavailable, retry_after_ms
+from bcami.client.nodes import NodeClient, NodeUnavailable, RequestRefusal, retry_after_ms
 from bcami.codec import encode
 from bcami.model.api import SubmitAnswer
 from bcami.model.reasons import Reason
@@ -39,12 +39,12 @@ def test_retry_after(header: str | None, expected: int) -> None:
         (429, {"retry-after": "4"}, 4000, None),
         (503, {}, 0, None),
         (500, {}, 0, None),
-        (400, {}, 0, Reason.MALFORMED),
-        (413, {}, 0, Reason.OVERSIZED),
+        (400, {}, 0, RequestRefusal(Reason.MALFORMED, b"\x91\xc0", None)),
+        (413, {}, 0, RequestRefusal(Reason.OVERSIZED, b"\x91\xc0", None)),
         (302, {"location": "http://elsewhere"}, 0, None),
     ],
 )
-def test_no_answer_is_one_exception(status: int, headers: dict, retry_ms: int, refuses: Reason | None) -> None:
+def test_no_answer_is_one_exception(status: int, headers: dict, retry_ms: int, refuses: RequestRefusal | None) -> None:
     with pytest.raises(NodeUnavailable) as unavailable:
         ask(lambda _: httpx.Response(status, headers=headers), lambda node: node.submit_encoded([b"\xc0"]))
     assert (unavailable.value.retry_after_ms, unavailable.value.refuses) == (retry_ms, refuses)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bcami.client.retry import BUSY_REASONS, LAGGING_MS, Backoff, NodePool, Retry, Send, Verdict, common_reason
-from bcami.model.reasons import Reason
+from bcami.client.retry import LAGGING_MS, Backoff, NodePool, Retry, Send, Verdict, common_reason
+from bcami.model.reasons import BUSY_REASONS, Reason
 
 
 def test_backoff_grows_to_its_cap_and_is_drawn_from_the_seed() -> None:
@@ -50,25 +50,38 @@ def test_failures_of_requests_that_ran_together_count_once() -> None:
 
 def test_weak_refusals_of_different_nodes_abandon() -> None:
     retry = Retry(home=0, weak=2, seed=b"seed")
-    assert retry.refused(0, Reason.BAD_SIGNATURE, 0) is Verdict.AGAIN
-    assert retry.refused(0, Reason.BAD_SIGNATURE, 0) is Verdict.AGAIN, "one node is one voice"
-    assert retry.refused(1, Reason.SEQUENCE_TOO_OLD, 0) is Verdict.ABANDON
+    assert retry.refused(0, Reason.BAD_SIGNATURE, 0, signer=0) is Verdict.AGAIN
+    assert retry.refused(0, Reason.BAD_SIGNATURE, 0, signer=0) is Verdict.AGAIN, "one node is one voice"
+    assert retry.refused(1, Reason.SEQUENCE_TOO_OLD, 0, signer=1) is Verdict.ABANDON
+
+
+def test_an_unsigned_refusal_is_nobodys_word() -> None:
+    retry = Retry(home=0, weak=2, seed=b"seed")
+    for node in range(4):
+        assert retry.refused(node, Reason.BAD_SIGNATURE, 0) is Verdict.AGAIN
+    assert not retry.refusals
+
+
+def test_two_nodes_that_hand_on_one_signature_are_one_voice() -> None:
+    retry = Retry(home=0, weak=2, seed=b"seed")
+    assert retry.refused(0, Reason.BAD_SIGNATURE, 0, signer=0) is Verdict.AGAIN
+    assert retry.refused(1, Reason.BAD_SIGNATURE, 0, signer=0) is Verdict.AGAIN
 
 
 @pytest.mark.parametrize("reason", sorted(BUSY_REASONS))
 def test_a_busy_node_says_nothing_about_the_transaction(reason: Reason) -> None:
     retry = Retry(home=0, weak=1, seed=b"seed")
     for node in range(4):
-        assert retry.refused(node, reason, 0, retry_after_ms=2000) is Verdict.AGAIN
+        assert retry.refused(node, reason, 0, retry_after_ms=2000, signer=node) is Verdict.AGAIN
     assert retry.next(NodePool(4, b"seed"), 0).at_ms >= 2000
 
 
 def test_nodes_that_lag_have_time_to_catch_up() -> None:
     retry = Retry(home=0, weak=2, seed=b"seed")
     for node, now_ms in [(0, 1000), (1, 1200), (2, 999 + LAGGING_MS)]:
-        assert retry.refused(node, Reason.UNKNOWN_SESSION, now_ms) is Verdict.AGAIN
-    assert retry.refused(0, Reason.UNKNOWN_SESSION, 1000 + LAGGING_MS) is Verdict.AGAIN
-    assert retry.refused(1, Reason.UNKNOWN_SESSION, 1001 + LAGGING_MS) is Verdict.ABANDON
+        assert retry.refused(node, Reason.UNKNOWN_SESSION, now_ms, signer=node) is Verdict.AGAIN
+    assert retry.refused(0, Reason.UNKNOWN_SESSION, 1000 + LAGGING_MS, signer=0) is Verdict.AGAIN
+    assert retry.refused(1, Reason.UNKNOWN_SESSION, 1001 + LAGGING_MS, signer=1) is Verdict.ABANDON
 
 
 def test_unknown_asks_the_same_node_again_and_then_another() -> None:
@@ -84,8 +97,8 @@ def test_unknown_asks_the_same_node_again_and_then_another() -> None:
 def test_refusing_nodes_are_avoided_while_there_are_others() -> None:
     pool = NodePool(3, b"seed")
     retry = Retry(home=0, weak=3, seed=b"seed")
-    retry.refused(0, Reason.BAD_SIGNATURE, 0)
-    retry.refused(1, Reason.BAD_SIGNATURE, 0)
+    retry.refused(0, Reason.BAD_SIGNATURE, 0, signer=0)
+    retry.refused(1, Reason.BAD_SIGNATURE, 0, signer=1)
     assert retry.next(pool, 10_000).node == 2
 
 
