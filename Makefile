@@ -3,6 +3,7 @@
 #   make demo      set up everything and run the main job
 #   make test      set up everything and pass the tests
 #   make install   what both do first
+#   make soak      long runs of what the tests do in short; hours (SOAK_SEEDS, SOAK_EXAMPLES, SOAK_SCHEDULES)
 #   make check     formatting, lint, types, import directions, tidiness
 #   make lock      renew requirements.lock from pyproject.toml
 #   make clean     remove what the above made
@@ -15,7 +16,7 @@ LOCK_FLAGS := --generate-hashes --no-header --strip-extras --all-extras \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lock clean
+.PHONY: help install demo test soak check lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,6 +34,14 @@ demo: install
 
 test: install
 	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/style
+
+SOAK_SEEDS ?= 10000
+SOAK_EXAMPLES ?= 20000
+SOAK_SCHEDULES ?= 20000
+
+soak: install
+	BCAMI_SIMULATED_SEEDS=$(SOAK_SEEDS) BCAMI_FUZZ_EXAMPLES=$(SOAK_EXAMPLES) BCAMI_SIMULATED_SCHEDULES=$(SOAK_SCHEDULES) \
+		$(BIN)/pytest -n 2 --dist loadfile --timeout 0 tests/simulation tests/properties
 
 check: install
 	$(BIN)/ruff format --check .

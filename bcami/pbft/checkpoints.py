@@ -26,6 +26,8 @@ class Checkpoints:
         self.executed = restored.executed
         self.stable = restored.stable
         """Certificate of the low watermark; None stands for genesis."""
+        self.low = stable_height(self.stable)
+        """The low watermark: the height of `stable`."""
         self._headers: dict[int, bytes] = {}
         """Own header hashes above the low watermark and at gaps."""
         self.collected: dict[int, dict[int, Checkpoint]] = {}
@@ -38,26 +40,24 @@ class Checkpoints:
         """Heights that the low watermark jumped over and whose own certificate is still missing."""
 
     @property
-    def low(self) -> int:
-        return stable_height(self.stable)
-
-    @property
     def high(self) -> int:
         return self.low + self._statements.window
 
     @property
     def certified(self) -> int:
         """Highest height that others are proved to have executed."""
-        return max(self._known, default=self.low)
+        return max(self._known) if self._known else self.low
 
     def far_target(self) -> int:
         """Return a height above the high watermark that a correct replica has executed, or 0.
 
         Weak replicas signed checkpoints at it or above, so one of them is correct.
         """
-        heights = sorted((vote.height for vote in self._beyond.values()), reverse=True)
         weak = self._statements.quorum.weak
-        return heights[weak - 1] if len(heights) >= weak and heights[weak - 1] > self.high else 0
+        if len(self._beyond) < weak:
+            return 0
+        height = sorted((vote.height for vote in self._beyond.values()), reverse=True)[weak - 1]
+        return height if height > self.high else 0
 
     def restore(self, vote: Checkpoint) -> None:
         """Take back an own CHECKPOINT from its record, so that it is never contradicted."""
@@ -202,7 +202,7 @@ class Checkpoints:
         if height <= self.low:
             return
         before = self.low
-        self.stable = self._known[height]
+        self.stable, self.low = self._known[height], height
         first = max(before, height - self._statements.window) + 1
         self._gaps |= {item for item in range(first, height) if item not in self._known}
         self._close_gaps(height - self._statements.window)

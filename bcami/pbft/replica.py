@@ -84,6 +84,7 @@ class Replica:
         self._recovery = Recovery(self._views, self._checkpoints, self._ordering)
         self._timers = Timers(self._out)
         self._backoff = Backoff(parameters.view_timer_ms, parameters.view_timer_cap_ms)
+        self._fairness_ms = parameters.fairness_ms
         self._fairness = Fairness(self._timers, parameters.fairness_ms)
         self._catch_up = CatchUp(self._timers, self._out, parameters.view_timer_ms)
         self._progress = _Progress(self._checkpoints.low, self._ordering.decided)
@@ -301,10 +302,10 @@ class Replica:
             self._progress.decided = ordering.decided
             self._backoff.progressed()
             timers.cancel(VIEW)
-        timers.keep(VIEW, not changing and ordering.is_waiting(), self._backoff.delay_ms)
-        timers.keep(VIEW_CHANGE, self._changes.is_timed(), self._backoff.delay_ms)
-        patience_ms = max(self._statements.roster.genesis.parameters.fairness_ms, self._backoff.delay_ms)
-        timers.keep(CERTIFY, not changing and ordering.is_uncertified(), patience_ms)
+        wait_ms = self._backoff.delay_ms
+        timers.keep(VIEW, not changing and ordering.is_waiting(), wait_ms)
+        timers.keep(VIEW_CHANGE, self._changes.is_timed(), wait_ms)
+        timers.keep(CERTIFY, not changing and ordering.is_uncertified(), max(self._fairness_ms, wait_ms))
         if not changing:
             self._fairness.watch(ordering.lanes.owed(), ordering.is_excused(), now_ms)
 

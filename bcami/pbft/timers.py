@@ -108,6 +108,8 @@ class Fairness:
 
     def watch(self, owed: dict[int, int], paused: bool, now_ms: int) -> None:
         """Bring the timers in line with what the primary owes now."""
+        if not owed and not self._watched:
+            return
         for collector in [known for known in self._watched if self._watched[known].number != owed.get(known)]:
             del self._watched[collector]
             self._timers.cancel(f"{FAIRNESS}{collector}")

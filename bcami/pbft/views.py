@@ -120,7 +120,7 @@ class ViewChanges:
         faulty replicas alone move nobody.
         """
         own = self.statements.replica
-        if self.state.is_muted:
+        if self.state.is_muted or not self.latest:
             return None
         higher = [item.view for sender, item in self.latest.items() if sender != own and item.view > self.state.target]
         return min(higher) if len(higher) >= self.statements.quorum.weak else None
@@ -131,8 +131,10 @@ class ViewChanges:
         [CL99 4.5.2] waits for 2f+1 messages of just the target. Deviates from it: one that has gone further has left
         as well; else two replicas at the target, one beyond and one dead wait for each other for ever.
         """
+        if not self.state.is_changing:
+            return False
         left = sum(item.view >= self.state.target for item in self.latest.values())
-        return self.state.is_changing and left >= self.statements.quorum.strong
+        return left >= self.statements.quorum.strong
 
     def build(self) -> Entry | None:
         """As the primary of the target, build its NEW-VIEW when a strong quorum has left for it [CL99 4.4]."""

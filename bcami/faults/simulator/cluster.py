@@ -12,7 +12,7 @@ from bcami.errors import MalformedError
 from bcami.faults.node import FaultyNode
 from bcami.faults.simulator.disk import Disk, DiskPlan
 from bcami.faults.simulator.events import Events, stream
-from bcami.faults.simulator.footprint import check_footprint
+from bcami.faults.simulator.footprint import Scale
 from bcami.faults.simulator.identities import entropy
 from bcami.faults.simulator.load import Clients
 from bcami.faults.simulator.misbehaviour import FOR_EVER_MS, draw_behaviours
@@ -219,8 +219,8 @@ class SimulatedCluster:
 
     def stepped(self, machine: Machine, what: str, effects: Sequence[core.Effect]) -> None:
         is_excused = machine.index in self.excused
-        if not is_excused and machine.clock_ms > self.oracles.latest_clock_ms:
-            self.oracles.latest_clock_ms = machine.clock_ms
+        if not is_excused and (clock_ms := machine.clock_ms) > self.oracles.latest_clock_ms:
+            self.oracles.latest_clock_ms = clock_ms
         mark = "!" if is_excused else ""
         self.trace.step(self.events.now_ms, machine, what, effects, mark)
         for effect in effects:
@@ -274,9 +274,10 @@ class SimulatedCluster:
         honest = [machine for machine in self.machines if machine.index not in self.excused]
         longest = max(honest, key=lambda machine: machine.disk.ledger.height)
         self._auditor.follow(longest.disk.ledger)
+        scale = Scale()
         for machine in honest:
             if machine.core is not None:
-                check_footprint(machine.index, machine.core)
+                scale.check(machine.index, machine.core)
         for machine in honest:
             self._auditor.compare(machine.disk.ledger, f"node {machine.index}")
         for result in self.oracles.receipts.values():

@@ -7,6 +7,7 @@ Not counted: what is not the node's own (ledger, contracts, roster), and what wa
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from bcami.faults.simulator.oracles import Violation
 from bcami.model.batch import BATCH_BYTES_MAX
@@ -17,6 +18,7 @@ from bcami.units import MIB
 _NOT_ITS_OWN: Final = frozenset(("ledger", "_ledger", "runtime", "_runtime", "roster", "_roster", "statements"))
 _COUNT_BYTES: Final = 16
 """Of each entry of a container, beside what it holds."""
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 def bound_bytes(node: NodeCore) -> int:
@@ -27,37 +29,64 @@ def bound_bytes(node: NodeCore) -> int:
     return lanes + votes + 64 * MIB
 
 
-def check_footprint(index: int, node: NodeCore) -> None:
-    """Raise Violation when the node keeps more than its bound."""
-    kept = footprint(node)
-    if kept > bound_bytes(node):
-        raise Violation("I10", f"node {index} keeps {kept} bytes, more than {bound_bytes(node)}")
+class Scale:
+    """Weighs nodes. Records that travel are shared by all nodes of a simulation, so each is weighed once for all."""
 
+    def __init__(self) -> None:
+        self._weighed: dict[int, tuple[msgspec.Struct, int]] = {}
+        """By identity; the record is kept, so that no other takes its place."""
+        self._mixed: set[type] = set()
+        """Kinds of records that hold more than what can be encoded: they are followed."""
 
-def footprint(root: object) -> int:
-    """Return the bytes that hang on an object, each counted once."""
-    seen: set[int] = set()
-    waiting: list[Any] = [root]
-    total = 0
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, bytes | str):
-            total += len(item)
-            continue
-        if item is None or isinstance(item, int | float | type) or callable(item) or id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, dict):
-            total += _COUNT_BYTES * len(item)
-            waiting += item.keys()
-            waiting += item.values()
-        elif hasattr(item, "__iter__"):
-            found = list(item)
-            total += _COUNT_BYTES * len(found)
-            waiting += found
-        else:
-            waiting += _attributes(item)
-    return total
+    def check(self, index: int, node: NodeCore) -> None:
+        """Raise Violation when the node keeps more than its bound."""
+        kept = self.footprint(node)
+        if kept > bound_bytes(node):
+            raise Violation("I10", f"node {index} keeps {kept} bytes, more than {bound_bytes(node)}")
+
+    def footprint(self, root: object) -> int:
+        """Return the bytes that hang on an object, each object counted once; a record as its encoding."""
+        seen: set[int] = set()
+        waiting: list[Any] = [root]
+        total = 0
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, bytes | str):
+                total += len(item)
+                continue
+            if item is None or isinstance(item, int | float | type) or callable(item) or id(item) in seen:
+                continue
+            seen.add(id(item))
+            if isinstance(item, dict):
+                total += _COUNT_BYTES * len(item)
+                waiting += item.keys()
+                waiting += item.values()
+            elif isinstance(item, np.ndarray):
+                total += item.nbytes
+            elif hasattr(item, "__iter__"):
+                found = list(item)
+                total += _COUNT_BYTES * len(found)
+                waiting += found
+            elif (weight := self._weight(item)) is not None:
+                total += weight
+            else:
+                waiting += _attributes(item)
+        return total
+
+    def _weight(self, item: object) -> int | None:
+        """Return the length of a record's encoding; None for what is not a record, or holds what is none."""
+        if not isinstance(item, msgspec.Struct) or type(item) in self._mixed or not type(item).__struct_config__.frozen:
+            return None
+        known = self._weighed.get(id(item))
+        if known is not None:
+            return known[1]
+        try:
+            weight = len(_ENCODER.encode(item))
+        except TypeError:
+            self._mixed.add(type(item))
+            return None
+        self._weighed[id(item)] = (item, weight)
+        return weight
 
 
 def _attributes(item: object) -> list[Any]:

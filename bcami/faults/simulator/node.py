@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Protocol, assert_never
 
 from bcami.faults.simulator.disk import Disk, DiskError, DiskPlan
-from bcami.faults.simulator.events import Events
+from bcami.faults.simulator.events import START_MS, Events
 from bcami.ledger.store import LedgerCommit
 from bcami.model.api import CertifiedHeader, SubmitResult
 from bcami.model.block import BlockCertificate
@@ -81,7 +81,7 @@ class Machine:
 
     @property
     def clock_ms(self) -> int:
-        return max(1, self.surroundings.events.wall_ms + self.skew_ms)
+        return max(1, START_MS + self.surroundings.events.now_ms + self.skew_ms)
 
     @property
     def core(self) -> NodeCore | None:
