@@ -36,7 +36,7 @@ from bcami.model.genesis import GENESIS_BYTES_MAX, Genesis
 from bcami.model.reasons import Reason
 from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.transaction import Transaction
-from bcami.units import KIB
+from bcami.units import KIB, MIB
 
 if find_spec("sniffio") is None:
     # httpcore tries to import it at every request; to be told at once that it is not there saves 0.4 ms each time.
@@ -52,7 +52,7 @@ class _RefusalForm(msgspec.Struct):
 
 
 MSGPACK: Final = "application/msgpack"
-_HEADERS: Final = {"accept": MSGPACK, "content-type": MSGPACK}
+_HEADERS: Final = {"accept": MSGPACK, "content-type": MSGPACK, "accept-encoding": "identity"}
 _CONNECT_S: Final = 3.0
 _ANSWER_S: Final = 10.0
 _BULK_S: Final = 60.0
@@ -61,6 +61,8 @@ _GRACE_S: Final = 2.0
 """What is added to a wait that the node was asked to make itself."""
 _QUICK_REQUESTS_MAX: Final = 8
 """Requests at a time that a node answers at once: more wait here, cheaply, and not in the connection pool."""
+_SMALL_BYTES_MAX: Final = MIB
+"""For answers whose records have no larger limit of their own."""
 _WHOLE_REQUEST: Final = {400: Reason.MALFORMED, 413: Reason.OVERSIZED, 422: Reason.MALFORMED}
 
 _GENESIS: Final[Codec[Genesis]] = Codec(Genesis, GENESIS_BYTES_MAX)
@@ -130,7 +132,7 @@ class NodeClient:
 
     async def genesis(self) -> Genesis:
         """Return what the node calls genesis: to show, or to compare with the one that is trusted."""
-        return self._decode(_GENESIS, await self._get("/v1/genesis"))
+        return await self._get(_GENESIS, "/v1/genesis")
 
     async def submit(
         self, transactions: Sequence[Transaction], *, wait: str = "commit", timeout_ms: int = 10_000
@@ -152,6 +154,7 @@ class NodeClient:
             params={"wait": wait, "timeout_ms": timeout_ms},
             answer_s=timeout_ms / 1000 + _GRACE_S,
             is_quick=False,
+            bytes_max=SUBMIT_ANSWER_CODEC.bytes_max,
         )
         answer = self._decode(SUBMIT_ANSWER_CODEC, self._good(response))
         if len(answer.results) != len(transactions):
@@ -160,7 +163,9 @@ class NodeClient:
 
     async def transaction(self, transaction_id: bytes) -> SubmitAnswer | None:
         """Return what the node knows of a transaction; None when it does not know the id."""
-        response = await self._request("GET", f"/v1/transactions/{transaction_id.hex()}")
+        response = await self._request(
+            "GET", f"/v1/transactions/{transaction_id.hex()}", bytes_max=SUBMIT_ANSWER_CODEC.bytes_max
+        )
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
         return self._decode(SUBMIT_ANSWER_CODEC, self._good(response))
@@ -180,7 +185,7 @@ class NodeClient:
         return self._decode(PROOF_CODEC, self._good(response))
 
     async def block(self, height: int) -> BlockBundle | None:
-        response = await self._request("GET", f"/v1/blocks/{height}", answer_s=_BULK_S)
+        response = await self._request("GET", f"/v1/blocks/{height}", answer_s=_BULK_S, bytes_max=_BUNDLE.bytes_max)
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
         return self._decode(_BUNDLE, self._good(response))
@@ -193,15 +198,15 @@ class NodeClient:
 
     async def released(self, after: int, limit: int) -> ReleaseAnswer:
         """Return released blocks above height `after`, at most `limit` (design D11)."""
-        return self._decode(RELEASE_CODEC, await self._get("/v1/released", {"after": after, "limit": limit}, _BULK_S))
+        return await self._get(RELEASE_CODEC, "/v1/released", {"after": after, "limit": limit}, _BULK_S)
 
     async def query(self, contract: str, function: str, argument: bytes, *, at_least: int = 0) -> QueryAnswer:
         """Return one node's answer: a hint (protocol 5.6); reads.weak_read asks enough nodes to believe it."""
         path = f"/v1/query/{contract}/{function}"
-        return self._decode(QUERY_CODEC, await self._get(path, {"argument": argument.hex(), "at_least": at_least}))
+        return await self._get(QUERY_CODEC, path, {"argument": argument.hex(), "at_least": at_least})
 
     async def state(self, key: bytes, *, at_least: int = 0) -> QueryAnswer:
-        return self._decode(QUERY_CODEC, await self._get(f"/v1/state/{key.hex()}", {"at_least": at_least}))
+        return await self._get(QUERY_CODEC, f"/v1/state/{key.hex()}", {"at_least": at_least})
 
     async def status(self) -> dict[str, Any]:
         response = await self._request("GET", "/v1/status", headers={"accept": "application/json"})
@@ -226,20 +231,46 @@ class NodeClient:
             raise NodeUnavailable(self.url, f"event stream: {type(error).__name__}") from None
         raise NodeUnavailable(self.url, "the event stream ended")
 
-    async def _get(self, path: str, params: dict[str, Any] | None = None, answer_s: float = _ANSWER_S) -> bytes:
-        return self._good(await self._request("GET", path, params=params, answer_s=answer_s))
+    async def _get(
+        self, codec: Codec[T], path: str, params: dict[str, Any] | None = None, answer_s: float = _ANSWER_S
+    ) -> T:
+        response = await self._request("GET", path, params=params, answer_s=answer_s, bytes_max=codec.bytes_max)
+        return self._decode(codec, self._good(response))
 
     async def _request(
-        self, method: str, path: str, *, answer_s: float = _ANSWER_S, is_quick: bool = True, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        answer_s: float = _ANSWER_S,
+        is_quick: bool = True,
+        bytes_max: int = _SMALL_BYTES_MAX,
+        **options: Any,
     ) -> httpx.Response:
         """Return the answer, whole, within `answer_s`: a node that lets single bytes drip is silent too."""
         try:
-            async with asyncio.timeout(answer_s), self._quick if is_quick else nullcontext():
-                return await self._http.request(method, path, **options)
+            async with (
+                asyncio.timeout(answer_s),
+                self._quick if is_quick else nullcontext(),
+                self._http.stream(method, path, **options) as response,
+            ):
+                return await self._whole(response, bytes_max)
         except TimeoutError:
             raise NodeUnavailable(self.url, f"{method} {path}: no answer within {answer_s:g} s") from None
         except httpx.HTTPError as error:
             raise NodeUnavailable(self.url, f"{method} {path}: {type(error).__name__} {error}".rstrip()) from None
+
+    async def _whole(self, response: httpx.Response, bytes_max: int) -> httpx.Response:
+        """Return the answer with its content, as it came: a node cannot fill this process's memory."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise NodeUnavailable(self.url, "an answer in an encoding that was not asked for")
+        content = bytearray()
+        async for part in response.aiter_bytes():
+            content += part
+            if len(content) > bytes_max:
+                raise NodeUnavailable(self.url, f"an answer of more than {bytes_max} bytes")
+        headers = {"retry-after": response.headers.get("retry-after", "")}
+        return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
 
     def _good(self, response: httpx.Response) -> bytes:
         if response.status_code == httpx.codes.OK:

@@ -1,6 +1,6 @@
 """What a node's answers are turned into: a value, or `NodeUnavailable`, and nothing else."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -50,6 +50,25 @@ def test_no_answer_is_one_exception(status: int, headers: dict, retry_ms: int, r
     assert (unavailable.value.retry_after_ms, unavailable.value.refuses) == (retry_ms, refuses)
     assert str(status) in str(unavailable.value)
     assert "http://node1" in str(unavailable.value)
+
+
+def test_an_endless_answer_is_cut_off() -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield bytes(1 << 16)
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=endless())
+
+    for question in (lambda node: node.status(), lambda node: node.genesis(), lambda node: node.period()):
+        taken = 0
+        with pytest.raises(NodeUnavailable, match="more than"):
+            ask(answer, question)
+        assert taken < 1 << 8
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\xc0", encode((1, 2, 3)), b"\xdc\x00\x02\x90\x90"])
