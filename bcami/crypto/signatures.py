@@ -7,7 +7,7 @@ another one; tests/unit/crypto proves it on the published vectors.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from bcami.crypto.native import CONTEXT, SIGNATURE_TYPE, ecdsa_verify, new_object, parse_compact, parse_compressed
 
@@ -24,6 +24,17 @@ class Signer(Protocol):
     def public_key(self) -> bytes: ...
 
     def sign(self, digest: bytes) -> bytes: ...
+
+
+class DeadSigner:
+    """Stands for a key that must never sign again: its vote log is lost (protocol 6.3)."""
+
+    def __init__(self, public_key: bytes) -> None:
+        self.public_key = public_key
+
+    def sign(self, digest: bytes) -> NoReturn:
+        """Raise: what asks for a signature here would break a promise that nobody remembers."""
+        raise RuntimeError(f"this key lost its vote log and never signs again; asked to sign {digest.hex()}")
 
 
 def verify(public_key: bytes, signature: bytes, digest: bytes) -> bool:

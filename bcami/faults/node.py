@@ -58,10 +58,11 @@ class FaultyNode(NodeCore):
         signer: Signer,
         runtime: Runtime,
         ledger: Ledger,
-        promises: Iterable[tuple[bytes, bytes]],
+        promises: Iterable[tuple[bytes, bytes]] | None,
         contribution_secret: bytes,
     ) -> None:
         self.statements = Statements(roster, replica, signer)
+        self._liar = signer  # a node that lost its vote log and lies signs all the same
         self.others = tuple(peer for peer in range(roster.quorum.n) if peer != replica)
         self._leases: list[Lease] = []
         self._ended: deque[Lease] = deque(maxlen=ENDED_MAX)
@@ -121,10 +122,10 @@ class FaultyNode(NodeCore):
             )
         else:
             digest = self.statements.digest_of(message)
-        return msgspec.structs.replace(message, signature=self._signer.sign(digest))
+        return msgspec.structs.replace(message, signature=self._liar.sign(digest))
 
     def sign_digest(self, digest: bytes) -> bytes:
-        return self._signer.sign(digest)
+        return self._liar.sign(digest)
 
     def hold_back(self, to: int, message: PeerMessage, until_ms: int) -> bool:
         """Send the message later; False when too much is held back already."""

@@ -33,6 +33,9 @@ class NodeMetrics:
             "bcami_contract_faults", "Transactions whose contract broke; the log says where", registry=self.registry
         )
         self._halted = Gauge("bcami_halted", "1 when the node stopped ordering", registry=self.registry)
+        self._amnesia = Gauge(
+            "bcami_amnesia", "1 when the node lost its vote log and never votes again", registry=self.registry
+        )
 
     def observe(self, observation: events.Observation) -> None:
         """Count one event."""
@@ -58,6 +61,8 @@ class NodeMetrics:
                 self._syncs.inc()
             case events.Halted():
                 self._halted.set(1)
+            case events.Amnesia():
+                self._amnesia.set(1)
             case events.ContractFault():
                 self._faults.inc()
             case events.PeerUp():

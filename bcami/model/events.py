@@ -63,6 +63,12 @@ class Halted(msgspec.Struct, frozen=True, tag="halted"):
     reason: str
 
 
+class Amnesia(msgspec.Struct, frozen=True, tag="amnesia"):
+    """The node started without the votes that it once made: it never votes again and counts towards f."""
+
+    reason: str
+
+
 class ContractFault(msgspec.Struct, frozen=True, tag="contract_fault"):
     """A contract broke while it executed a transaction, which was rejected for it; for the contract's author."""
 
@@ -90,6 +96,7 @@ Observation = (
     | EquivocationSeen
     | SyncProgress
     | Halted
+    | Amnesia
     | ContractFault
     | PeerUp
     | PeerDown

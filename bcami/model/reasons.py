@@ -58,6 +58,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"
     NOT_READY = "not_ready"
+    AMNESIA = "amnesia"
     NOT_FOUND = "not_found"
 
     # Consensus, endorsement and transport messages.
@@ -132,6 +133,10 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.QUEUE_FULL: "this node's queue is full: try again later, or another node",
         Reason.RATE_LIMITED: "too many requests: try again later",
         Reason.NOT_READY: "this node cannot do this now",
+        Reason.AMNESIA: (
+            "this node has lost its vote log, so its key is dead: it follows the chain and serves reads, and takes in, "
+            "endorses and votes for nothing any more; ask another node"
+        ),
         Reason.NOT_FOUND: "this node knows nothing under this address",
         Reason.WRONG_EPOCH: "it is for another epoch",
         Reason.WRONG_VIEW: "it is for another view",

@@ -23,6 +23,7 @@ class Checkpoints:
         self._statements = statements
         self._out = out
         self._votes = votes
+        self._is_amnesiac = restored.is_amnesiac
         self.executed = restored.executed
         self.stable = restored.stable
         """Certificate of the low watermark; None stands for genesis."""
@@ -80,7 +81,7 @@ class Checkpoints:
             self._out.halt(f"executing height {height} again gave another header")
         elif certificate is not None:
             self._check_header(certificate)
-        elif self._statements.replica not in self.collected.get(height, {}):
+        elif not self._is_amnesiac and self._statements.replica not in self.collected.get(height, {}):
             vote = self._statements.checkpoint(height, header_hash)
             self._votes.checkpoint(vote)
             self._out.add(Broadcast(vote))

@@ -96,13 +96,26 @@ EVIDENCE_PER_REPLICA_MAX: Final = 64
 class Outbox:
     """Collects the effects of one step in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, dumb: int | None = None) -> None:
+        """`dumb` is the own number of a replica that lost its votes: nothing of its own is stored or leaves."""
+        self._dumb = dumb
         self._effects: list[Effect] = []
         self._convictions: Counter[int] = Counter()
         self.halted = False
 
     def add(self, effect: Effect) -> None:
-        self._effects.append(effect)
+        if self._dumb is None or not self._is_own(effect):
+            self._effects.append(effect)
+
+    def _is_own(self, effect: Effect) -> bool:
+        """Tell whether the effect stores votes, or sends what this replica itself once said."""
+        match effect:
+            case Persist() | Forget():
+                return True
+            case Broadcast(message) | SendTo(_, message):
+                return message.replica == self._dumb
+            case _:
+                return False
 
     def refuse(self, reason: Reason, peer: int | None = None, detail: str = "") -> None:
         """Say that an input was dropped, and why."""

@@ -67,6 +67,8 @@ class Restored(msgspec.Struct, frozen=True):
     """Last executed batch number of each collector."""
     headers: tuple[tuple[int, bytes], ...] = ()
     """(height, header hash) above the stable one: a crash may have come between the block and its CHECKPOINT."""
+    is_amnesiac: bool = False
+    """The records are lost: the replica follows what others decide and certify, and never says anything of its own."""
 
 
 EMPTY: Final = ()

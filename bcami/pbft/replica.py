@@ -15,6 +15,7 @@ What holds after every step:
 - A replica never signs two different statements for one (epoch, view, height, phase), restarts included.
 - `low_watermark` = min(certified, executed) <= executed <= decided <= high watermark, unless catch-up ran ahead.
 - Nothing is sent before a `Persist` of it and of what it rests on.
+- A replica whose records are lost never signs, stores or sends anything of its own (protocol 6.3).
 
 Not handled here: fetching batch data and blocks, transport authentication, a change of members (one epoch only).
 """
@@ -71,7 +72,8 @@ class Replica:
         """Raises MalformedError when a vote record is damaged."""
         records = read_records(restored.records)
         parameters = roster.genesis.parameters
-        self._out = Outbox()
+        self._is_amnesiac = restored.is_amnesiac
+        self._out = Outbox(dumb=replica if restored.is_amnesiac else None)
         self._statements = Statements(roster, replica, signer)
         votes = VoteLog(self._out, records)
         self._views = ViewState.restore(records, self._statements)
@@ -90,7 +92,7 @@ class Replica:
         self._progress = _Progress(self._checkpoints.low, self._ordering.decided)
         self._headers = restored.headers
         self._floor = records.floor
-        self._views.is_muted = self._checkpoints.low < self._floor
+        self._mute()
         for _, vote in sorted(records.checkpoints.items()):
             self._checkpoints.restore(vote)
         self._ordering.restore(records)
@@ -276,7 +278,7 @@ class Replica:
 
     def _finish(self, now_ms: int) -> list[Effect]:
         """Draw all conclusions of the input, then bring the timers in line."""
-        self._views.is_muted = self._checkpoints.low < self._floor
+        self._mute()
         while not self._out.halted and (view := self._changes.view_to_join()) is not None:
             self._leave(view, "others left")
         if not self._out.halted and (entry := self._changes.build()) is not None:
@@ -294,8 +296,13 @@ class Replica:
             self._set_timers(now_ms)
         return self._out.take()
 
+    def _mute(self) -> None:
+        self._views.is_muted = self._is_amnesiac or self._checkpoints.low < self._floor
+
     def _set_timers(self, now_ms: int) -> None:
-        """Let each timer run exactly while what it waits for is missing."""
+        """Let each timer run exactly while what it waits for is missing; one that never leaves a view needs none."""
+        if self._is_amnesiac:
+            return
         ordering, timers = self._ordering, self._timers
         changing = self._views.is_changing
         if ordering.decided > self._progress.decided:

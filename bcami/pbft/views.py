@@ -34,7 +34,10 @@ class ViewState:
     own_change: ViewChange | None = None
     """The newest VIEW-CHANGE of this replica."""
     is_muted: bool = False
-    """The ledger is below the height up to which own votes were given up: it was lost, and must be rebuilt first."""
+    """The ledger is below the height up to which own votes were given up: it was lost, and must be rebuilt first.
+
+    Or the votes themselves are lost, which mutes for good (protocol 6.3).
+    """
 
     @property
     def is_changing(self) -> bool:

@@ -3,7 +3,8 @@
 Safety: anything may fail, nothing may contradict. Liveness: a drawn core of at least a strong quorum of honest nodes is
 healed for good while the other honest ones stay down and Byzantine ones go on; within `liveness_bound_ms` every open
 request has its receipt, what the nodes of the core took in has its outcome, all their batches have executed, and they
-are certified at one height, with a certificate of every height below it (I11).
+are certified at one height, with a certificate of every height below it (I11). So are the nodes that lost their vote
+log, which follow and say nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from bcami.model.api import CertifiedHeader, SubmitResult
 from bcami.model.block import BlockCertificate
 from bcami.model.events import Observation
 from bcami.model.genesis import Parameters
-from bcami.model.registration import ContributionRequest
+from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.signing import u64
 from bcami.model.transaction import Transaction
 from bcami.model.wire import PEER_CODEC, PeerMessage
@@ -81,7 +82,7 @@ class SimulatedCluster:
         self._auditor = Auditor(self._identities.roster, self._identities.runtime)
         for commit, certificate in start.blocks:
             self.oracles.began(commit, certificate)
-        self._may_start: Callable[[int], bool] = self.saboteur.may_restart
+        self._may_start: Callable[[int], bool] = lambda _: True
 
     # The two phases.
 
@@ -112,11 +113,13 @@ class SimulatedCluster:
         honest = [i for i in range(self.plan.nodes) if i not in self.excused and i not in self.saboteur.dead]
         size = max(self.plan.quorum.strong, self.plan.core_size - (self.plan.nodes - len(honest)))
         self.chosen = sorted(stream(self.plan.seed, "core").sample(honest, min(size, len(honest))))
-        self._may_start = lambda node: node in self.chosen or node in self.excused
-        self.note(f"heal {self.chosen} for good")
+        readers = sorted(self.saboteur.dead - self.excused)
+        self.healed = [*self.chosen, *readers]
+        self._may_start = lambda node: node in self.healed or node in self.excused
+        self.note(f"heal {self.chosen} for good" + (f", and the readers {readers}" if readers else ""))
         for machine in self.machines:
             machine.skew_ms, machine.disk.is_full = 0, False
-            if machine.index not in self.chosen and machine.index not in self.excused:
+            if machine.index not in self.healed and machine.index not in self.excused:
                 self.crash(machine.index)
             elif machine.life is None:
                 self.restart(machine.index)
@@ -127,7 +130,7 @@ class SimulatedCluster:
         if self.trace.steps % 16:
             return False
         nodes = [self.machines[i].core for i in self.chosen]
-        ledgers = [self.machines[i].disk.ledger for i in self.chosen]
+        ledgers = [self.machines[i].disk.ledger for i in self.healed]
         certified = ledgers[0].certified_height
         if any(ledger.certified_height != certified or ledger.height != certified for ledger in ledgers):
             return False
@@ -140,7 +143,7 @@ class SimulatedCluster:
     # What the saboteur does.
 
     def restart(self, node: int) -> None:
-        """Start a node that is down, unless its key is dead; its peers notice."""
+        """Start a node that is down; its peers notice."""
         machine = self.machines[node]
         if machine.life is not None or not self._may_start(node):
             return
@@ -183,7 +186,12 @@ class SimulatedCluster:
 
     def contribute(self, node: int, request: ContributionRequest) -> object:
         life = self.machines[node].life
-        return None if life is None else life.core.contribute(request, self.machines[node].clock_ms)
+        if life is None:
+            return None
+        answer = life.core.contribute(request, self.machines[node].clock_ms)
+        if isinstance(answer, ContributionAnswer):
+            self.oracles.contributed(node)
+        return answer
 
     # What nodes meet.
 
@@ -196,7 +204,7 @@ class SimulatedCluster:
             network.consensus[index],
             network.runtime,
             machine.disk.ledger,
-            list(machine.disk.promises.items()),
+            None if machine.disk.is_amnesiac else list(machine.disk.promises.items()),
             entropy("contribution", index),
         )
         if isinstance(node, FaultyNode):

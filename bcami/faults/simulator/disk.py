@@ -3,8 +3,8 @@
 Like LMDB's, a write is whole or not there; what differs is whether one that was under way at a crash is there. Every
 record carries a checksum (tests/unit/ledger), so a flipped bit and a misdirected write are found at the next start, as
 `bcami.processes.node` checks both stores before it opens them. What no checksum can show is a whole older state of the
-vote log: a write that was acknowledged and never made, or a restored backup. Such a node counts as Byzantine
-(protocol 6.3).
+vote log: a write that was acknowledged and never made, or a restored backup. Such a node counts as Byzantine; one whose
+vote log is gone or damaged knows it, and never signs again (protocol 6.3).
 """
 
 from collections.abc import Callable
@@ -39,6 +39,8 @@ class Disk:
     ledger: MemoryLedger
     promises: MemoryPromises
     is_full: bool = False
+    is_amnesiac: bool = False
+    """The vote log was lost; the mark of it never goes (protocol 6.3)."""
     backups: list[dict[bytes, bytes]] = field(default_factory=list)
 
     @classmethod
@@ -48,6 +50,11 @@ class Disk:
     def rebuild(self) -> None:
         """Put a damaged ledger aside: the node gets its blocks from its peers and keeps what it promised."""
         self.ledger = self.make_ledger()
+
+    def lose_promises(self) -> None:
+        """Lose the vote log: the key beside it is dead from here on."""
+        self.promises = MemoryPromises()
+        self.is_amnesiac = True
 
     def back_up(self) -> None:
         self.backups.append(dict(self.promises.records))

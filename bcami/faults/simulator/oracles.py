@@ -11,6 +11,7 @@
     I13 stability    votes are deleted only below a block certificate, and below the node's own durable blocks
     I15 receipts     an answer "committed" agrees with the chain, for ever
     time             no block is later than the clock of every honest node and the allowed skew, nor before its parent
+    amnesia          a node that lost its vote log says nothing of its own any more (protocol 6.3)
     alive            an honest node neither halts nor breaks, whatever f others send
 
 What holds for whole chains and nodes (I3, I4, I7, I10, I11, I14) is in `replay` and `cluster`.
@@ -74,6 +75,8 @@ class Oracles:
         self.roster = roster
         self.excused: set[int] = set()
         """Byzantine nodes, and those whose vote log went back in time."""
+        self.silenced: set[int] = set()
+        """Nodes that lost their vote log: they sign nothing more."""
         self.headers: dict[int, bytes] = {}
         self.decided: dict[int, Decided] = {}
         self.receipts: dict[bytes, SubmitResult] = {}
@@ -93,6 +96,8 @@ class Oracles:
         """Check I5 and I9 of what a node says itself; what it passes on for others is theirs."""
         if node in self.excused:
             return
+        if node in self.silenced and self._is_new_word(node, message):
+            raise Violation("amnesia", f"node {node} lost its vote log and sends a {type(message).__name__} of its own")
         match message:
             case PrePrepare() | Prepare() | Commit() | Checkpoint() | ViewChange() | NewView():
                 if message.replica == node:
@@ -110,6 +115,21 @@ class Oracles:
                     self._rests_on(node, disk, endorsed_key(node, message.number), leaves, b"")
             case _:
                 pass
+
+    def _is_new_word(self, node: int, message: PeerMessage) -> bool:
+        """Tell whether a message binds the node that sends it; an own batch of before is data that peers may fetch."""
+        match message:
+            case PrePrepare() | Prepare() | Commit() | Checkpoint() | ViewChange() | NewView() | Endorsement():
+                return message.replica == node
+            case Batch():
+                return message.collector == node and (node, "batch", node, message.number) not in self._said
+            case _:
+                return False
+
+    def contributed(self, node: int) -> None:
+        """Check that a key share is of a node that may sign."""
+        if node in self.silenced and node not in self.excused:
+            raise Violation("amnesia", f"node {node} lost its vote log and signs a contribution")
 
     def _vote_leaves(
         self, node: int, disk: Disk, message: PrePrepare | Prepare | Commit | Checkpoint | ViewChange | NewView
@@ -162,6 +182,8 @@ class Oracles:
         """Check I9 (stored views never fall), I6 (views entered) and I13 (what is deleted)."""
         if node in self.excused:
             return
+        if node in self.silenced:
+            raise Violation("amnesia", f"node {node} lost its vote log and begins a new one")
         for key, value in puts:
             if key == records.NEW_VIEW:
                 self._entered(node, disk, _NEW_VIEW.decode(value))

@@ -49,7 +49,7 @@ class Saboteur:
 
     @property
     def dead(self) -> frozenset[int]:
-        """Nodes whose key must never vote again."""
+        """Nodes whose key must never vote again; they go on as readers."""
         return frozenset(self._dead)
 
     def begin(self) -> None:
@@ -57,9 +57,6 @@ class Saboteur:
 
     def stop(self) -> None:
         self._is_active = False
-
-    def may_restart(self, node: int) -> bool:
-        return node not in self._dead
 
     # The rhythm.
 
@@ -175,8 +172,10 @@ class Saboteur:
         if not self._spare(node):
             return ""
         self._cluster.crash(node)
+        self._cluster.machines[node].disk.lose_promises()
+        self._cluster.oracles.silenced.add(node)
         self._dead.add(node)
-        return f"promises of {node} are damaged: its key is dead"
+        return f"promises of {node} are lost: its key is dead"
 
     def _old_backup(self) -> str:
         node = self._some_node()

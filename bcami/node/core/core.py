@@ -15,7 +15,7 @@ from typing import Final, assert_never
 from bcami.contract.issuance import answer_contribution
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
-from bcami.crypto.signatures import Signer
+from bcami.crypto.signatures import DeadSigner, Signer
 from bcami.crypto.verification import verify_batch_certificate, verify_block_certificate
 from bcami.endorsement.collector import GATHER_MS
 from bcami.endorsement.pool import hold
@@ -26,7 +26,7 @@ from bcami.model.batch import BATCH_BYTES_MAX, Batch, BatchCertificate, Endorsem
 from bcami.model.block import BlockCertificate, header_hash
 from bcami.model.chain import BlockBundle
 from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepare, ViewChange
-from bcami.model.reasons import Reason
+from bcami.model.reasons import Reason, explain
 from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.transaction import Transaction, transaction_id
 from bcami.model.wire import FetchBatch, FetchBlocks, PeerMessage, Status
@@ -67,10 +67,16 @@ class NodeCore:
         signer: Signer,
         runtime: Runtime,
         ledger: Ledger,
-        promises: Iterable[tuple[bytes, bytes]],
+        promises: Iterable[tuple[bytes, bytes]] | None,
         contribution_secret: bytes,
     ) -> None:
-        """Raises MalformedError when a promise is damaged: a node that may have forgotten one must not vote."""
+        """`promises` is None when they are lost: the node follows and serves, and never signs again (protocol 6.3).
+
+        Raises MalformedError when a promise does not decode: a node that may have forgotten one must not vote.
+        """
+        self.is_amnesiac = promises is None
+        if promises is None:
+            signer = DeadSigner(signer.public_key)
         self.roster = roster
         self.replica = replica
         self.ledger = ledger
@@ -84,7 +90,9 @@ class NodeCore:
         self._contributions = ContributionRate(roster.genesis.parameters.contribution_rate_per_minute)
         self._elapsed = Elapsed()
         self._out = out.Outbox()
-        self._lanes = Dissemination(roster, replica, signer, self.executor.lanes, self._check, self._out)
+        self._lanes = Dissemination(
+            roster, replica, signer, self.executor.lanes, self._check, self._out, is_amnesiac=self.is_amnesiac
+        )
         self._pool = self._lanes.pool
         self._answers = Answers(ledger)
         self._submissions = Submissions(self._answers, self._lanes, self._check, self._out)
@@ -92,7 +100,7 @@ class NodeCore:
         self._gaps = Gaps(roster, replica)
         self._serving = Serving(roster, replica, signer, ledger, self._pool, self._answers, self._out)
         self.chain = Chain(roster, replica, ledger, self.executor, self._pool, self._answers, self._out)
-        self.pbft = self._make_replica(self._restore(promises))
+        self.pbft = self._make_replica(self._restore(promises or ()))
 
     def _restore(self, promises: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Take back the promises of the lanes; returns the vote records, which are ordering's."""
@@ -115,7 +123,8 @@ class NodeCore:
             assert header is not None
             headers.append((height, header_hash(header)))
         stable = ledger.certificate(certified) if certified else None
-        restored = Restored(votes, ledger.height, stable, self.executor.lanes, tuple(headers))
+        lanes = self.executor.lanes
+        restored = Restored(votes, ledger.height, stable, lanes, tuple(headers), self.is_amnesiac)
         return Replica(
             roster, self.replica, self._signer, lambda item: verify_batch_certificate(item, roster), restored
         )
@@ -125,6 +134,8 @@ class NodeCore:
     def start(self, now_ms: int) -> list[out.Effect]:
         """Begin, or go on after a restart: own votes are sent again, own batches go out again."""
         self._elapsed.advance(now_ms)
+        if self.is_amnesiac:
+            self._out.observe(events.Amnesia(explain(Reason.AMNESIA)))
         self._ordered(self.pbft.start(now_ms))
         self._out.add(out.SetTimer("status", STATUS_MS))
         self._send_status(None)
@@ -175,7 +186,7 @@ class NodeCore:
             case FetchBatch():
                 self._serving.on_fetch_batch(peer, message, self._elapsed.ms)
             case FetchBlocks():
-                self._serving.on_fetch_blocks(peer, message, self._elapsed.ms, may_sign=not self.halted)
+                self._serving.on_fetch_blocks(peer, message, self._elapsed.ms, may_sign=self._may_sign)
             case BlockBundle():
                 self._on_bundle(peer, message)
             case _:
@@ -194,7 +205,7 @@ class NodeCore:
         """Check one slice of a submission and one of a batch: what costs time is done in small portions."""
         elapsed_ms = self._elapsed.advance(now_ms)
         if self._submissions.has_work:
-            self._submissions.work(now_ms, elapsed_ms, bool(self.halted) or self._is_far_behind)
+            self._submissions.work(now_ms, elapsed_ms, self._closed)
             self._cut(now_ms)
         if not self.halted:
             self._lanes.work(now_ms)
@@ -225,6 +236,8 @@ class NodeCore:
     def contribute(self, request: ContributionRequest, now_ms: int) -> ContributionAnswer | Reason:
         """Answer a request for a key share (protocol 2.1); changes no state."""
         elapsed_ms = self._elapsed.advance(now_ms)
+        if self.is_amnesiac:
+            return Reason.AMNESIA
         if not self._contributions.allows(request.hid, elapsed_ms):
             return Reason.RATE_LIMITED
         answer = answer_contribution(
@@ -251,6 +264,17 @@ class NodeCore:
     def halted(self) -> str | None:
         """Why this node stopped ordering (protocol 5.4); None while it works."""
         return self.chain.halted
+
+    @property
+    def _closed(self) -> Reason | None:
+        """Why this node takes nothing in now; what is known it answers all the same."""
+        if self.is_amnesiac:
+            return Reason.AMNESIA
+        return Reason.NOT_READY if self.halted or self._is_far_behind else None
+
+    @property
+    def _may_sign(self) -> bool:
+        return not self.halted and not self.is_amnesiac
 
     @property
     def height(self) -> int:
@@ -435,7 +459,8 @@ class NodeCore:
     def _on_gap_vote(self, vote: Checkpoint) -> None:
         own = self._answers.hash_of(vote.height)
         assert own is not None
-        certificate = self._gaps.vote(vote, self._serving.vouch(vote.height, own), own)
+        vouched = None if self.is_amnesiac else self._serving.vouch(vote.height, own)
+        certificate = self._gaps.vote(vote, vouched, own)
         if certificate is not None:
             self.chain.certified(certificate)
 

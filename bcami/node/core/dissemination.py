@@ -88,7 +88,11 @@ class Dissemination:
         lanes: tuple[int, ...],
         check: Check,
         outbox: out.Outbox,
+        *,
+        is_amnesiac: bool = False,
     ) -> None:
+        """With `is_amnesiac`, batches are kept for their execution and nothing is collected or endorsed."""
+        self._is_amnesiac = is_amnesiac
         self._roster = roster
         self._replica = replica
         self._check = check
@@ -193,6 +197,8 @@ class Dissemination:
         else:
             self._endorser.take(held)
             self.pool.add(held)
+            if self._is_amnesiac:
+                return
             if self._endorser.is_turn(batch.collector, batch.number):
                 self._checking.append(_Checking(held))
             else:
@@ -323,7 +329,7 @@ class Dissemination:
             self._out.add(out.Send(collector, owed.certificate))
         elif earlier is not None:
             self._out.add(out.Send(collector, earlier))
-        elif all(job.held.digest != held.digest for job in self._checking):
+        elif not self._is_amnesiac and all(job.held.digest != held.digest for job in self._checking):
             self._patient.pop(held.digest, None)
             self._checking.append(_Checking(held))
 

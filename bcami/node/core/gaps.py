@@ -38,12 +38,15 @@ class Gaps:
         self._turn += 1
         return [(peers[(self._turn + height) % len(peers)], height) for height in due]
 
-    def vote(self, vote: Checkpoint, own: CheckpointVote, header_hash: bytes) -> BlockCertificate | None:
-        """Count a peer's CHECKPOINT of a missing height; returns the certificate when it is complete."""
+    def vote(self, vote: Checkpoint, own: CheckpointVote | None, header_hash: bytes) -> BlockCertificate | None:
+        """Count a peer's CHECKPOINT of a missing height; returns the certificate when it is complete.
+
+        `own` is None at a node that never signs again.
+        """
         if vote.epoch != self._roster.epoch or vote.header_hash != header_hash or vote.height not in self._seen:
             return None
         signed = checkpoint_digest(self._roster.chain, self._roster.epoch, vote.height, header_hash)
-        votes = self._votes.setdefault(vote.height, {own.replica: own})
+        votes = self._votes.setdefault(vote.height, {} if own is None else {own.replica: own})
         if vote.replica in votes or not self._roster.verify_by(vote.replica, vote.signature, signed):
             return None
         votes[vote.replica] = CheckpointVote(vote.replica, vote.signature)

@@ -65,7 +65,7 @@ class Submissions:
     def queued(self) -> int:
         return sum(len(job.ids) - job.next for job in self._jobs)
 
-    def work(self, now_ms: int, elapsed_ms: int, is_closed: bool) -> None:
+    def work(self, now_ms: int, elapsed_ms: int, closed: Reason | None) -> None:
         """Check the next slice of the oldest submission; a closed node takes nothing in but answers what it knows."""
         if not self._jobs:
             return
@@ -73,7 +73,7 @@ class Submissions:
         end = min(job.next + SLICE_TRANSACTIONS, len(job.ids))
         refusals: dict[Reason, int] = {}
         for place in range(job.next, end):
-            reason = self._admit(job, place, now_ms, elapsed_ms, is_closed)
+            reason = self._admit(job, place, now_ms, elapsed_ms, closed)
             if reason is not None:
                 refusals[reason] = refusals.get(reason, 0) + 1
         for reason, count in refusals.items():
@@ -87,14 +87,14 @@ class Submissions:
         for ticket in tickets:
             self._out.add(out.TicketReady(ticket))
 
-    def _admit(self, job: _Job, place: int, now_ms: int, elapsed_ms: int, is_closed: bool) -> Reason | None:
+    def _admit(self, job: _Job, place: int, now_ms: int, elapsed_ms: int, closed: Reason | None) -> Reason | None:
         tx, tx_id = job.transactions[place], job.ids[place]
         known = self._answers.known(tx_id)
         if known is not None:
             self._settle(job.ticket, place, *known)
             return None
         if not self._tickets.is_pending(tx_id) and not self._answers.is_executed(tx_id):
-            reason = Reason.NOT_READY if is_closed else self._check(tx, tx_id, now_ms)
+            reason = closed or self._check(tx, tx_id, now_ms)
             if reason is None:
                 size_bytes = len(tx.argument) + TRANSACTION_OVERHEAD_BYTES
                 reason = self._lanes.admit(tx, tx_id, size_bytes, elapsed_ms)
