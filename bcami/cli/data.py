@@ -144,7 +144,7 @@ def run_replay_of(
         async with open_fleet(home) as fleet:
             return await run_replay(options, fleet, show, folder=folder or home.fleet)
 
-    with SCREEN.progress("replay") as progress, _NetworkState(network) as state:
+    with SCREEN.progress("replay") as progress, _NetworkState(home, network) as state:
         return asyncio.run(run(lambda now: progress(_replay_line(now, state))))
 
 
@@ -266,8 +266,12 @@ def _filters(meters: int | None, from_: str | None, to: str | None) -> "Filters"
 class _NetworkState:
     """Height and view for the progress line, asked once a second in a thread of its own, of whichever node answers."""
 
-    def __init__(self, network: "Network") -> None:
+    def __init__(self, home: "HomePaths", network: "Network") -> None:
+        from bcami.processes.amnesia import lost_votes
+
+        lost = lost_votes(home, network)
         self.text = ""
+        self._warning = f"  no votes of {', '.join(lost)}" if lost else ""
         self._urls = [node.url for node in network.nodes]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._ask, daemon=True, name="network state")
@@ -289,7 +293,7 @@ class _NetworkState:
                 for url in self._urls:
                     try:
                         told = client.get(f"{url}/v1/status").json()
-                        self.text = f"height {told['height']} view {told['view']}"
+                        self.text = f"height {told['height']} view {told['view']}{self._warning}"
                     except (httpx.HTTPError, ValueError, KeyError):
                         continue
                     break

@@ -115,7 +115,7 @@ def _home_findings(paths: "HomePaths") -> list[Finding]:
             return _node(paths, name, load_node_secrets(paths.node(name)).consensus.public_key == pinned)
 
         findings.append(_tried(node.name, check))
-    return [*findings, *_ports(paths)]
+    return [*findings, *_votes(paths), *_ports(paths)]
 
 
 def _chaincode(folder: Path, pinned: bytes) -> str:
@@ -127,16 +127,26 @@ def _chaincode(folder: Path, pinned: bytes) -> str:
 
 def _node(paths: "HomePaths", name: str, is_pinned: bool) -> str:
     from bcami.errors import InputError
+    from bcami.processes.amnesia import has_lost_votes
     from bcami.processes.identity import running
 
     if not is_pinned:
         raise InputError("the consensus key is not the one in genesis", do="restore the node's own folder")
-    if not paths.node(name).promises.is_dir():
-        raise InputError(
-            "the promise store is gone: this key must never vote again", do="leave it out: it counts as faulty"
-        )
     identity = running(paths.node(name).pid)
-    return "keys and promises are there, " + (f"runs as pid {identity.pid}" if identity else "not running")
+    stores = "keys are there, promises are lost" if has_lost_votes(paths.node(name)) else "keys and promises are there"
+    return f"{stores}, " + (f"runs as pid {identity.pid}" if identity else "not running")
+
+
+def _votes(paths: "HomePaths") -> list[Finding]:
+    """Say which nodes have lost their vote log: a warning while the network can order, a fault when it cannot."""
+    from bcami.config import load_network
+    from bcami.processes.amnesia import amnesia_lines, amnesia_summary, lost_votes
+
+    network = load_network(paths)
+    summary = amnesia_summary(lost_votes(paths, network), len(network.nodes))
+    verdict = "warning" if summary["can_order"] else "fault"
+    do = "lose no other; leave it running as a reader" if summary["can_order"] else "read the chain, and make a new one"
+    return [Finding("vote logs", verdict, line, do) for line in amnesia_lines(summary)]
 
 
 def _ports(paths: "HomePaths") -> list[Finding]:

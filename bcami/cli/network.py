@@ -81,6 +81,7 @@ def up(
 
     Example: bcami up --detach
     """
+    from bcami.processes.amnesia import amnesia_lines, amnesia_summary, lost_votes
     from bcami.processes.supervisor import Supervisor
 
     paths = home_paths(home)
@@ -101,9 +102,11 @@ def up(
         listed = supervisor.up(report, _checked(supervisor, names))
         ready = True
         SCREEN.note(f"up in {time.monotonic() - began:.1f} s. Stop with: " + ("bcami down" if detach else "Ctrl-C"))
-        SCREEN.result(
-            "bcami/up/1", {"processes": [{"name": item.name, "pid": item.pid, "url": item.url} for item in listed]}
-        )
+        lost = amnesia_summary(lost_votes(paths, network), len(network.nodes))
+        for line in amnesia_lines(lost):
+            SCREEN.note(line, style="bold")
+        processes = [{"name": item.name, "pid": item.pid, "url": item.url} for item in listed]
+        SCREEN.result("bcami/up/1", {"processes": processes, "amnesia": lost})
         if not detach:
             _watch(supervisor)
     except KeyboardInterrupt:
@@ -120,6 +123,7 @@ def status(home: Home = HOME_DEFAULT, json: Json = False) -> None:
 
     Example: bcami status --json
     """
+    from bcami.processes.amnesia import amnesia_lines
     from bcami.processes.overview import overview
 
     view = overview(home_paths(home), _opened(home))
@@ -129,6 +133,8 @@ def status(home: Home = HOME_DEFAULT, json: Json = False) -> None:
     SCREEN.table(headings, [[_short(node[key]) for key in keys] for node in nodes])
     SCREEN.line()
     SCREEN.table(("mdms", "pid", "height", "readings"), [[mdms[key] for key in ("url", "pid", "height", "readings")]])
+    for line in amnesia_lines(view["amnesia"]):
+        SCREEN.line(line, style="bold")
     SCREEN.result("bcami/status/1", view)
 
 

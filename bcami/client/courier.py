@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from bcami.client.nodes import NodeClient, NodeUnavailable
 from bcami.client.receipts import ReceiptVerifier
 from bcami.client.refusals import signer_of_refusals, signer_of_request_refusal
-from bcami.client.retry import NodePool, Retry, Verdict, common_reason
+from bcami.client.retry import AMNESIA_MS, NodePool, Retry, Verdict, common_reason
 from bcami.model.api import COMMITTED, REFUSED, SUBMIT_BYTES_MAX, SUBMIT_TRANSACTIONS_MAX, SubmitAnswer, SubmitResult
 from bcami.model.reasons import BUSY_REASONS, Reason
 
@@ -338,6 +338,8 @@ class Courier:
             statistics.unproven += 1
             verdict = retry.unproven(node, now_ms)
         elif result.status == REFUSED and result.reason is not None:
+            if result.reason is Reason.AMNESIA:
+                self._pool.failed(node, now_ms, AMNESIA_MS)
             self._refused(node, parcel, result.reason, signer, result.retry_after_ms)
             return
         else:

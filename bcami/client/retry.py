@@ -19,6 +19,9 @@ from typing import Final, NamedTuple
 
 from bcami.model.reasons import BUSY_REASONS, Reason
 
+AMNESIA_MS: Final = 60_000
+"""A node that lost its vote log is asked again after so long: it comes back under a new key, or never."""
+
 LAGGING_REASONS: Final = frozenset(
     {
         Reason.UNKNOWN_HID,
@@ -161,6 +164,8 @@ class Retry:
         self, node: int, reason: Reason, now_ms: int, retry_after_ms: int = 0, *, signer: int | None = None
     ) -> Verdict:
         """Count one node's no: that of the replica `signer`, None when nobody's signature is under it."""
+        if reason is Reason.AMNESIA:
+            return self.unreachable(node)  # no other node has it for that reason: ask the next one at once
         self.home = node + 1
         self._slow_down(now_ms)
         if reason in BUSY_REASONS:

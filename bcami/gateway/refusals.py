@@ -23,8 +23,15 @@ _STATUS: Final = {
     Reason.QUEUE_FULL: 429,
     Reason.RATE_LIMITED: 429,
     Reason.NOT_READY: 503,
+    Reason.AMNESIA: 503,
 }
-_RETRY_AFTER_S: Final = {Reason.BEHIND: 1, Reason.QUEUE_FULL: 1, Reason.RATE_LIMITED: 1, Reason.NOT_READY: 1}
+_RETRY_AFTER_S: Final = {
+    Reason.BEHIND: 1,
+    Reason.QUEUE_FULL: 1,
+    Reason.RATE_LIMITED: 1,
+    Reason.NOT_READY: 1,
+    Reason.AMNESIA: 60,
+}
 
 
 class RefusalForm(BaseModel):
@@ -100,9 +107,12 @@ def install(app: FastAPI, service: NodeService) -> None:
             given["retry-after"] = str(refused.retry_after_s)
         if refused.status == HTTPStatus.UNAUTHORIZED:
             given["www-authenticate"] = "Bearer"
-        body: dict[str, Any] = {"reason": refused.reason, "detail": refused.detail}
-        if refused.body is not None:
-            signed = service.core.refusals.sign_request(refused.body, refused.reason)
+        detail = refused.detail
+        if refused.reason is Reason.AMNESIA and service.others:
+            detail += ": " + ", ".join(service.others)
+        body: dict[str, Any] = {"reason": refused.reason, "detail": detail}
+        signed = None if refused.body is None else service.core.refusals.sign_request(refused.body, refused.reason)
+        if signed is not None:
             body |= {"replica": signed.replica, "signature": signed.signature.hex()}
         return JSONResponse(body, status_code=refused.status, headers=given)
 

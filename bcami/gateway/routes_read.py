@@ -280,7 +280,7 @@ def _alarm(description: str, schema: dict[str, Any]) -> dict[int | str, dict[str
 
 
 _HEALTH = structure(ok={"type": "boolean"}, halted=optional(TEXT))
-_READY = structure(ready={"type": "boolean"}, why=optional(TEXT))
+_READY = structure(ready={"type": "boolean"}, why=optional(TEXT), amnesia={"type": "boolean"})
 
 
 @own.get("/healthz", responses={**answers("Alive", _HEALTH), **_alarm("Halted", _HEALTH)})
@@ -292,9 +292,14 @@ async def healthz(request: Request) -> JSONResponse:
 
 @own.get("/readyz", responses={**answers("Ready", _READY), **_alarm("Not ready", _READY)})
 async def readyz(request: Request) -> JSONResponse:
-    """200 when this node can reach a quorum and is not behind the window."""
-    why = service_of(request).why_not_ready
-    return JSONResponse({"ready": why is None, "why": why}, status_code=200 if why is None else 503)
+    """200 when this node can reach a quorum and is not behind the window.
+
+    With `amnesia` it is ready for reads only: it has lost its vote log, and refuses what it would have to sign.
+    """
+    service = service_of(request)
+    why = service.why_not_ready
+    told = {"ready": why is None, "why": why, "amnesia": service.core.is_amnesiac}
+    return JSONResponse(told, status_code=200 if why is None else 503)
 
 
 @own.get("/metrics", responses={200: {"description": "Prometheus text", "content": {"text/plain": {"schema": TEXT}}}})

@@ -31,7 +31,7 @@ from bcami.node.driver import now_ms
 TIMEOUT_MS_MAX = 60_000
 _REQUEST_CODEC: Codec[ContributionRequest] = Codec(ContributionRequest, 1024)
 _ONE_CODEC: Codec[Transaction] = Codec(Transaction, TRANSACTION_BYTES_MAX)
-_BUSY = (Reason.QUEUE_FULL, Reason.RATE_LIMITED, Reason.NOT_READY)
+_BUSY = (Reason.QUEUE_FULL, Reason.RATE_LIMITED, Reason.NOT_READY, Reason.AMNESIA)
 _CONTRIBUTION_WAIT_S = 5
 
 router = APIRouter(tags=["transactions"], dependencies=[Depends(require_chain)], responses=REFUSALS)
@@ -135,7 +135,7 @@ async def contribute(request: Request) -> Response:
     if answer is Reason.RATE_LIMITED:
         raise Refused(answer, "too many requests for this HID", retry_after_s=_CONTRIBUTION_WAIT_S)
     if isinstance(answer, Reason):
-        raise Refused(answer, status=503 if answer is Reason.NOT_READY else 403)
+        raise Refused(answer, status=503 if answer in (Reason.NOT_READY, Reason.AMNESIA) else 403)
     return Response(encode(answer), media_type=MSGPACK)
 
 

@@ -39,6 +39,7 @@ STATUS_SCHEMA: Final[Schema] = structure(
     pending=ANY_NUMBER,
     queued=ANY_NUMBER,
     halted=optional(TEXT),
+    amnesia={"type": "boolean"},
 )
 
 
@@ -55,6 +56,8 @@ class NodeService:
     release: ReleasePolicy
     operator_token: str
     on_stop: Callable[[], None]
+    others: tuple[str, ...] = ()
+    """The other nodes and where they are, for people."""
     held_evidence: Callable[[], Sequence[KeptEvidence]] = tuple
     """What the process keeps against members."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -131,6 +134,7 @@ class NodeService:
             "pending": self.core.tickets.pending,
             "queued": self.core.queued,
             "halted": self.core.halted,
+            "amnesia": self.core.is_amnesiac,
         }
 
     @property

@@ -84,6 +84,7 @@ BUSY_REASONS: Final = frozenset(
         Reason.QUEUE_FULL,
         Reason.RATE_LIMITED,
         Reason.NOT_READY,
+        Reason.AMNESIA,
         Reason.OVER_QUOTA,
         Reason.BEHIND,
     }

@@ -51,11 +51,14 @@ class Driver:
         self,
         node: NodeCore,
         ledger: Ledger,
-        promises: PromiseStore,
+        promises: PromiseStore | None,
         observe: Callable[[events.Observation], None],
         on_fatal: Callable[[BcamiError], None],
     ) -> None:
-        """`on_fatal` hears once, with its cause, that this node has stopped for good: it must be ended."""
+        """`promises` is None at a node that lost them and makes none any more (protocol 6.3).
+
+        `on_fatal` hears once, with its cause, that this node has stopped for good: it must be ended.
+        """
         self.core = node
         self.transport: Transport | None = None
         self._ledger = ledger
@@ -131,7 +134,8 @@ class Driver:
         await asyncio.to_thread(self._promise_thread.shutdown)
         await asyncio.to_thread(self._ledger_thread.shutdown)
         self._ledger.close()
-        self._promises.close()
+        if self._promises is not None:
+            self._promises.close()
 
     # Effects.
 
@@ -201,6 +205,8 @@ class Driver:
         group = self._open
         if self._writing is not None or self._stopped or not (group.puts or group.deletes):
             return
+        if self._promises is None:
+            raise BcamiError("a node that lost its promises made one")
         self._writing, self._open = group, _Group()
         future = asyncio.get_running_loop().run_in_executor(
             self._promise_thread, self._promises.apply, group.puts, group.deletes

@@ -120,7 +120,8 @@ class EvidenceReporter:
         self,
         folder: EvidenceFolder,
         roster: Roster,
-        signer: Signer,
+        signer: Signer | None,
+        replica: int,
         read: Read,
         submit: Submit,
         now_ms: Callable[[], int],
@@ -128,11 +129,12 @@ class EvidenceReporter:
         *,
         turn_s: float = TURN_S,
     ) -> None:
+        """Without a signer, at a node that lost its votes, evidence is kept and the reports are left to others."""
         self._folder = folder
         self._roster = roster
         self._signer = signer
-        self._signer_id = operator_id(signer.public_key)
-        self._replica = roster.keys.index(signer.public_key)
+        self._signer_id = operator_id(roster.keys[replica])
+        self._replica = replica
         self._read = read
         self._submit = submit
         self._now_ms = now_ms
@@ -192,6 +194,8 @@ class EvidenceReporter:
     # Turns.
 
     def _open(self) -> Iterable[tuple[bytes, KeptEvidence]]:
+        if self._signer is None:
+            return []
         return [(key, kept) for key, kept in self._folder.kept.items() if kept.outcome is None]
 
     def _due_at(self, key: bytes, kept: KeptEvidence) -> float:
@@ -277,6 +281,7 @@ class EvidenceReporter:
         return 1 + max(highest(None if record is None else record.value), *used, 0)
 
     def _signed(self, evidence: Evidence, sequence: int) -> Transaction:
+        assert self._signer is not None
         argument = encode(evidence)
         unsigned = Transaction(
             contract="governance",

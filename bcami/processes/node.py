@@ -41,6 +41,7 @@ from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver, now_ms
 from bcami.node.transport import PeerAddress, Transport
 from bcami.paths import HomePaths, NodePaths
+from bcami.processes.amnesia import RETURNS, AmnesiaMark, settle_amnesia
 from bcami.processes.evidence import OUTCOME_S, EvidenceFolder, EvidenceReporter
 from bcami.processes.home import load_node_secrets, load_operator_token, open_home
 from bcami.processes.logs import Repetition, start_logging
@@ -100,11 +101,19 @@ class NodeProcess:
                 likely="files of two homes were mixed",
                 do="restore the node's folder from its own home",
             )
-        self._check_stores(paths, secrets.consensus.public_key)
-        promises = LmdbPromises(paths.promises, secrets.consensus.public_key)
+        public_key = secrets.consensus.public_key
+        amnesia = settle_amnesia(paths, public_key)
+        self._check_stores(paths, public_key, amnesia)
+        promises = LmdbPromises(paths.promises, public_key) if amnesia is None else None
         ledger = LmdbLedger(paths.ledger, self._genesis)
         core = self._core_type()(
-            roster, self._replica, secrets.consensus, runtime, ledger, promises.items(), secrets.contribution
+            roster,
+            self._replica,
+            secrets.consensus,
+            runtime,
+            ledger,
+            None if promises is None else promises.items(),
+            secrets.contribution,
         )
         metrics = NodeMetrics()
         release = ReleasePolicy(
@@ -121,12 +130,14 @@ class NodeProcess:
             release=release,
             operator_token=load_operator_token(self._home),
             on_stop=self._stop,
+            others=tuple(f"{node.name} at {node.url}" for node in self._network.nodes if node.name != self._name),
         )
         self._service = service
         self._evidence = EvidenceReporter(
             EvidenceFolder(paths.evidence, roster),
             roster,
-            secrets.consensus,
+            secrets.consensus if amnesia is None else None,
+            self._replica,
             core.world.read,
             partial(driver.submit, wait=True, timeout_s=OUTCOME_S),
             now_ms,
@@ -137,12 +148,16 @@ class NodeProcess:
         await self._serve(driver, service)
         return self._fatal.exit_code if self._fatal else 0
 
-    def _check_stores(self, paths: NodePaths, owner: bytes) -> None:
+    def _check_stores(self, paths: NodePaths, owner: bytes, amnesia: AmnesiaMark | None) -> None:
         """Read every record in a child process first: a damaged page gives an error, not a dead node.
 
         Raises EnvironmentFault that names table, block and reason, and what to do.
         """
-        kept = check_promises(paths.promises, owner)
+        kept = 0
+        if amnesia is None:
+            kept = check_promises(paths.promises, owner)
+        else:
+            self._log.error("the vote log is lost: this key never votes again", why=amnesia.why, do=RETURNS)
         records = 0
         if (paths.ledger / DATA_FILE).is_file():
             report = audit_ledger(paths.ledger, self._genesis, name=self._name, quick=True)

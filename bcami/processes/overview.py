@@ -8,10 +8,11 @@ import httpx
 
 from bcami.config import Network
 from bcami.paths import HomePaths
+from bcami.processes.amnesia import amnesia_summary, lost_votes
 from bcami.processes.identity import running
 
 _TIMEOUT_S: Final = 2.0
-_NODE_FIELDS: Final = ("view", "primary", "height", "block_hash", "state_root", "peers_connected", "lag")
+_NODE_FIELDS: Final = ("view", "primary", "height", "block_hash", "state_root", "peers_connected", "lag", "amnesia")
 _MDMS_FIELDS: Final = ("height", "readings")
 
 
@@ -23,11 +24,15 @@ def overview(home: HomePaths, network: Network) -> dict[str, Any]:
             for node in network.nodes
         ]
         mdms = _told(client, home.mdms_pid, network.mdms.url, _MDMS_FIELDS)
+    lost = lost_votes(home, network)
+    for row in nodes:
+        row["amnesia"] = bool(row["amnesia"]) or row["name"] in lost
     heights = [node["height"] for node in nodes if node["height"] is not None]
     for row in nodes:
         if row["height"] is not None and row["lag"] is None:
             row["lag"] = max(heights) - row["height"]
-    return {"nodes": nodes, "mdms": mdms}
+    summary = amnesia_summary([row["name"] for row in nodes if row["amnesia"]], len(nodes))
+    return {"nodes": nodes, "mdms": mdms, "amnesia": summary}
 
 
 def _told(client: httpx.Client, pid_file: Path, url: str, fields: Sequence[str]) -> dict[str, Any]:

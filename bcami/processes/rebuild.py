@@ -18,6 +18,7 @@ from bcami.errors import EnvironmentFault, InputError
 from bcami.ledger.audit import check_promises
 from bcami.model.quorum import Quorum
 from bcami.paths import HomePaths
+from bcami.processes.amnesia import has_lost_votes
 from bcami.processes.home import CONSENSUS_KIND
 from bcami.processes.overview import overview
 from bcami.processes.supervisor import Readiness, Supervisor
@@ -42,8 +43,9 @@ def rebuild_node(
 ) -> Rebuilt:
     """Return when the node has every block that its peers had at the start of its catch-up.
 
-    Peers that are not running are started too. Raises InputError for an unknown name, EnvironmentFault when the
-    promise store is missing or damaged (then this key must never vote again), or when too few peers run.
+    Peers that are not running are started too. A node without its promises gets its ledger too, and goes on as a
+    reader (protocol 6.3). Raises InputError for an unknown name, EnvironmentFault when the promise store is damaged, or
+    when too few peers run.
     """
     network.node(name)
     supervisor = Supervisor(home, network, attached=False)
@@ -57,8 +59,10 @@ def rebuild_node(
 
 
 def _check_promises(home: HomePaths, name: str) -> None:
-    """A node that lost promises must not come back under its key, however sound its rebuilt ledger is."""
+    """Look at the promises before the ledger is touched: a node does not start on a damaged store."""
     paths = home.node(name)
+    if has_lost_votes(paths):
+        return
     owner = load_secret(paths.consensus_key, CONSENSUS_KIND).public_key
     check_promises(paths.promises, owner)
 

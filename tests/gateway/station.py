@@ -91,6 +91,8 @@ class Station:
         buckets: TokenBuckets | None = None,
         release_ms: int = 0,
         release_blocks: int = 1_000,
+        is_amnesiac: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
         self.identities = make_identities(members, parameters)
         self.roster = self.identities.roster
@@ -117,11 +119,13 @@ class Station:
             self.identities.consensus[0],
             Runtime(chaincode(genesis.chaincode_package), genesis),
             self.ledger,
-            list(self.promises.items()),
+            None if is_amnesiac else list(self.promises.items()),
             self.contribution_secret,
         )
         self.cores: list[NodeCore | None] = [core]
-        self.driver = Driver(core, self.ledger, self.promises, self._observe, self.fatal.append)
+        self.driver = Driver(
+            core, self.ledger, None if is_amnesiac else self.promises, self._observe, self.fatal.append
+        )
         self.metrics = NodeMetrics()
         self.service = NodeService(
             name="node1",
@@ -133,6 +137,7 @@ class Station:
             release=ReleasePolicy(release_ms, release_blocks, self.ledger.certified_height),
             operator_token=TOKEN,
             on_stop=self._on_stop,
+            others=others,
         )
         self.app = create_app(self.service, buckets)
         self.utility = Utility(self)

@@ -49,11 +49,3 @@ def test_a_ledger_cut_short_gives_a_verdict_and_no_crash(replayed: Cluster) -> N
         stream.truncate(path.stat().st_size // 2)
     audit = replayed.json("verify", expect=1)
     assert [node["name"] for node in audit["nodes"] if not node["ok"]] == ["node2"]
-
-
-def test_a_node_without_its_promises_must_never_vote_again(replayed: Cluster) -> None:
-    for file in replayed.home.node("node4").promises.iterdir():
-        file.unlink()
-    told = replayed.run("up", "--detach", expect=4)
-    assert "amnesia" in told
-    assert "amnesia" in replayed.run("rebuild", "node4", expect=4)

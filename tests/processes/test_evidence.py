@@ -89,14 +89,17 @@ class Chain:
 class Station:
     """One node's reporter on a chain."""
 
-    def __init__(self, folder: Path, chain: Chain, replica: int = 2, turn_s: float = 0.01) -> None:
+    def __init__(
+        self, folder: Path, chain: Chain, replica: int = 2, turn_s: float = 0.01, *, may_sign: bool = True
+    ) -> None:
         self.chain = chain
         self.log = Log()
         self.folder = EvidenceFolder(folder / "evidence", ROSTER)
         self.reporter = EvidenceReporter(
             self.folder,
             ROSTER,
-            signing_key("node", replica),
+            signing_key("node", replica) if may_sign else None,
+            replica,
             chain.world.read,
             chain.submit,
             lambda: chain.world.time_ms,

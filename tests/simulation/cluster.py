@@ -144,7 +144,7 @@ class Cluster:
             self.identities.consensus[i],
             Runtime(self.package, self.identities.genesis),
             disk.ledger,
-            list(disk.promises.items()),
+            None if disk.is_amnesiac else list(disk.promises.items()),
             entropy("contribution", i),
         )
         shell = self.shells[i] = Shell(self, i, node, disk)
@@ -164,6 +164,12 @@ class Cluster:
         for other in self.shells:
             if other is not None:
                 other.step(other.core.disconnected(i))
+
+    def lose_promises(self, i: int) -> None:
+        """Let node i lose its vote log and start again; its other files stay."""
+        self.crash(i)
+        self.disks[i].promises, self.disks[i].is_amnesiac = MemoryPromises(), True
+        self.start(i)
 
     def restart(self, i: int) -> None:
         self.crash(i)

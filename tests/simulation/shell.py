@@ -26,6 +26,8 @@ class Disk:
 
     ledger: MemoryLedger
     promises: MemoryPromises
+    is_amnesiac: bool = False
+    """The promises are lost (protocol 6.3)."""
     is_broken: bool = False
     """The next write fails, and the node ends (fault F16)."""
 

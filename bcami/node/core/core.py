@@ -84,7 +84,7 @@ class NodeCore:
         self.world = WorldState(ledger)
         self.executor = Executor(roster, runtime, self.world, ledger)
         self.catchup = CatchUp(roster.quorum.weak)
-        self.refusals = Refusals(roster, replica, signer)
+        self.refusals = Refusals(roster, replica, None if self.is_amnesiac else signer)
         self._signer = signer
         self._contribution_secret = contribution_secret
         self._contributions = ContributionRate(roster.genesis.parameters.contribution_rate_per_minute)

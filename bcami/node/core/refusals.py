@@ -11,7 +11,8 @@ from bcami.model.reasons import BUSY_REASONS, Reason
 class Refusals:
     """Signs refusals with the consensus key of one node. They promise nothing: the node may change its mind."""
 
-    def __init__(self, roster: Roster, replica: int, signer: Signer) -> None:
+    def __init__(self, roster: Roster, replica: int, signer: Signer | None) -> None:
+        """Without a signer (protocol 6.3) what is refused stays nobody's word, and counts for nothing."""
         self._roster = roster
         self._replica = replica
         self._signer = signer
@@ -22,10 +23,10 @@ class Refusals:
             return None
         return self._signed(refusals_digest(self._roster.chain, self._roster.epoch, self._replica, results))
 
-    def sign_request(self, body: bytes, reason: Reason) -> RefusalSignature:
+    def sign_request(self, body: bytes, reason: Reason) -> RefusalSignature | None:
         """Sign that the request with this body is turned down as a whole."""
         roster = self._roster
         return self._signed(request_refusal_digest(roster.chain, roster.epoch, self._replica, body, reason))
 
-    def _signed(self, digest: bytes) -> RefusalSignature:
-        return RefusalSignature(self._replica, self._signer.sign(digest))
+    def _signed(self, digest: bytes) -> RefusalSignature | None:
+        return None if self._signer is None else RefusalSignature(self._replica, self._signer.sign(digest))

@@ -12,7 +12,10 @@ import pytest
 from bcami.contract import guard
 from bcami.crypto import verification
 from bcami.endorsement.endorser import Endorser
+from bcami.faults.simulator.disk import Disk
 from bcami.faults.simulator.node import Life
+from bcami.faults.simulator.oracles import Oracles
+from bcami.ledger.memory import MemoryPromises
 from bcami.model.quorum import Quorum
 from bcami.model.reasons import Reason
 from bcami.node.core import core as node_core
@@ -73,6 +76,26 @@ def checkpoints_before_their_block(patch: Patch) -> None:
 
 def accepted_proposals_not_recorded(patch: Patch) -> None:
     patch.setattr(records.VoteLog, "accepted", lambda *_: None)
+
+
+def a_lost_vote_log_begun_anew(patch: Patch) -> None:
+    """Nobody expects silence here: the node has to contradict what it said before, for others to see."""
+
+    def lose_promises(disk: Disk) -> None:
+        disk.promises = MemoryPromises()
+
+    patch.setattr(Disk, "lose_promises", lose_promises)
+    patch.setattr(Oracles, "silenced", property(lambda _: set(), lambda *_: None), raising=False)
+
+
+def voting_on_without_the_vote_log(patch: Patch) -> None:
+    begin = NodeCore.__init__
+
+    def begin_with_none(node: NodeCore, *args: object) -> None:
+        *first, promises, secret = args
+        begin(node, *first, () if promises is None else promises, secret)
+
+    patch.setattr(NodeCore, "__init__", begin_with_none)
 
 
 def prepared_proofs_not_recorded(patch: Patch) -> None:
@@ -284,6 +307,8 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(checkpoints_before_their_block, first=0),
     Ablation(accepted_proposals_not_recorded, first=0),
     Ablation(prepared_proofs_not_recorded, first=0),
+    Ablation(a_lost_vote_log_begun_anew, first=10),
+    Ablation(voting_on_without_the_vote_log, first=6),
     Ablation(votes_not_restored, first=3),
     Ablation(lane_numbers_not_restored, first=3),
     Ablation(votes_forgotten_too_early, first=0),

@@ -68,12 +68,19 @@ def test_two_nodes_that_hand_on_one_signature_are_one_voice() -> None:
     assert retry.refused(1, Reason.BAD_SIGNATURE, 0, signer=0) is Verdict.AGAIN
 
 
-@pytest.mark.parametrize("reason", sorted(BUSY_REASONS))
+@pytest.mark.parametrize("reason", sorted(BUSY_REASONS - {Reason.AMNESIA}))
 def test_a_busy_node_says_nothing_about_the_transaction(reason: Reason) -> None:
     retry = Retry(home=0, weak=1, seed=b"seed")
     for node in range(4):
         assert retry.refused(node, reason, 0, retry_after_ms=2000, signer=node) is Verdict.AGAIN
     assert retry.next(NodePool(4, b"seed"), 0).at_ms >= 2000
+
+
+def test_a_node_without_its_vote_log_costs_no_time_and_no_number() -> None:
+    retry, pool = Retry(home=1, weak=1, seed=b"seed"), NodePool(4, b"seed")
+    assert retry.refused(1, Reason.AMNESIA, 100) is Verdict.AGAIN
+    assert retry.next(pool, 100) == Send(2, 100), "the next node is asked at once"
+    assert retry.refusals == {}
 
 
 def test_nodes_that_lag_have_time_to_catch_up() -> None:
