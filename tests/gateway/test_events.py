@@ -92,7 +92,11 @@ async def test_a_stop_ends_open_streams_at_once() -> None:
             assert await read_events(lines, 1) == []
         await task
         assert time.monotonic() - begun < 1.5
-        assert (await station.http.get("/readyz")).json() == {"ready": False, "why": "stopping"}
+        assert (await station.http.get("/readyz")).json() == {
+            "ready": False,
+            "why": "stopping",
+            "amnesia": False,
+        }
 
 
 async def test_a_reader_that_does_not_read_does_not_hold_the_node() -> None:

@@ -225,7 +225,11 @@ async def test_status_health_and_readiness() -> None:
         assert status["height"] == status["certified_height"] == station.ledger.height
         assert (status["lag"], status["pending"], status["queued"], status["halted"]) == (0, 0, 0, None)
         assert (await station.http.get("/healthz")).json() == {"ok": True, "halted": None}
-        assert (await station.http.get("/readyz")).json() == {"ready": True, "why": None}
+        assert (await station.http.get("/readyz")).json() == {
+            "ready": True,
+            "why": None,
+            "amnesia": False,
+        }
         far = station.ledger.height + Parameters().window + 1
         station.core.catchup.heard(Status(0, 1, 0, False, far, far, (0,)))
         late = await station.http.get("/readyz")
