@@ -39,7 +39,7 @@ from bcami.errors import EnvironmentFault
 from bcami.model.genesis import Genesis
 from bcami.model.ids import HASH_BYTES
 from bcami.model.reasons import Reason
-from bcami.model.report import READING_BYTES, Reading, encode_report
+from bcami.model.report import READING_BYTES, Reading, decode_report, encode_report
 from bcami.model.signing import u64
 from bcami.model.transaction import TRANSACTION_BYTES_MAX, Transaction
 from bcami.units import HALF_HOUR_S
@@ -258,6 +258,16 @@ class Fleet:
         stored = job.durable = self._pressure.promise()
         self._take(job)
         await stored
+
+    def holds(self, meter_id: str, start_s: int) -> bool:
+        """Tell whether a report whose first reading starts then is in the store: taken, and without a receipt."""
+        meter = self._shelf.find(meter_id)
+        if meter is None:
+            return False
+        hid = meter.party.hid
+        stored = [REPORT_CODEC.decode(value).report for _, value in self._outbox.items(REPORTS, hid)]
+        stored += [WAITING_CODEC.decode(value).report for _, value in self._outbox.items(WAITING, hid)]
+        return any(decode_report(report)[1][0].start_s == start_s for report in stored)
 
     async def drain(self) -> None:
         """Return when every report is committed or stopped, and the store says so."""
