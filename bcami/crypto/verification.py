@@ -174,15 +174,31 @@ def _check_header(header: Header, certificate: BlockCertificate, roster: Roster)
     return verify_block_certificate(certificate, roster)
 
 
+def _check_proof(
+    header: Header, above: Sequence[Header], certificate: BlockCertificate, roster: Roster
+) -> Reason | None:
+    """Check that the certificate is valid and of the last header, and each header names the hash of the one below."""
+    line = (header, *above)
+    refused = _check_header(line[-1], certificate, roster)
+    if refused is not None:
+        return refused
+    for lower, upper in pairwise(line):
+        if upper.height != lower.height + 1 or upper.previous != header_hash(lower):
+            return Reason.BAD_CERTIFICATE
+    return None if header.height >= 1 else Reason.BAD_CERTIFICATE
+
+
 def verify_bundle(bundle: BlockBundle, roster: Roster, previous_hash: bytes) -> Reason | None:
     """Check all of a block that needs no state: that it is certified, follows `previous_hash`, and is whole.
+
+    Certified is what has a certificate of its own, and what a later certified header names through the hash chain.
 
     The batch certificates inside are not checked again: a strong quorum signed the header that covers them.
     Signatures of transactions, outcomes and the state root need the world state and are the caller's.
     """
     block = bundle.block
     header = block.header
-    refused = _check_header(header, bundle.certificate, roster)
+    refused = _check_proof(header, bundle.headers, bundle.certificate, roster)
     if refused is not None:
         return refused
     if header.previous != previous_hash:

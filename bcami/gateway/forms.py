@@ -170,6 +170,7 @@ BLOCK_SCHEMA: Final = structure(
     hash=_HASH,
     header=schema_of(Header),
     certificate=schema_of(BlockCertificate),
+    headers_above=schema_of(tuple[Header, ...]),
     batches=schema_of(tuple[BatchSummary, ...]),
     outcomes=schema_of(tuple[Outcome, ...]),
 )
@@ -187,6 +188,7 @@ def block_form(bundle: BlockBundle) -> dict[str, Any]:
         "hash": header_hash(header).hex(),
         "header": hexed(header),
         "certificate": hexed(bundle.certificate),
+        "headers_above": hexed(bundle.headers),
         "batches": hexed(batches),
         "outcomes": hexed(bundle.block.outcomes),
     }

@@ -52,7 +52,7 @@ from bcami.ledger.records import (
     unpack_place,
     unpack_state,
 )
-from bcami.ledger.rules import check_certificate, check_commit, check_prune, pruned_batch, transactions_of
+from bcami.ledger.rules import check_certificate, check_commit, check_prune, proof_of, pruned_batch, transactions_of
 from bcami.ledger.store import LTHASH_BYTES, LedgerCommit, SignerEntry, TableSize, has_history
 from bcami.ledger.tables import Tables, Writing
 from bcami.model.block import BlockCertificate, Header, Outcome, Receipt, header_hash
@@ -169,10 +169,11 @@ class LmdbLedger:
         return self._read(CERTIFICATES, height_key(height), CERTIFICATE_DECODER)
 
     def bundle(self, height: int) -> BlockBundle | None:
-        block, certificate = self.block(height), self.certificate(height)
-        if block is None or certificate is None:
+        block = self.block(height)
+        proof = proof_of(height, self.certified_height, self.header, self.certificate)
+        if block is None or proof is None:
             return None
-        return BlockBundle(block, self.batches(height), certificate)
+        return BlockBundle(block, self.batches(height), proof[1], proof[0])
 
     def state(self, key: bytes) -> StateEntry | None:
         value = self._tables.get(STATE, key) if len(key) <= records.KEY_BYTES_MAX else None

@@ -8,7 +8,7 @@ import msgspec
 
 from bcami.codec import encode
 from bcami.ledger.receipts import ReceiptMaker
-from bcami.ledger.rules import check_certificate, check_commit, check_prune, pruned_batch, transactions_of
+from bcami.ledger.rules import check_certificate, check_commit, check_prune, proof_of, pruned_batch, transactions_of
 from bcami.ledger.store import LTHASH_BYTES, LedgerCommit, SignerEntry, TableSize, has_history
 from bcami.model.block import BlockCertificate, Header, Receipt, header_hash
 from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
@@ -104,10 +104,11 @@ class MemoryLedger:
         return self._certificates.get(height)
 
     def bundle(self, height: int) -> BlockBundle | None:
-        block, certificate = self.block(height), self.certificate(height)
-        if block is None or certificate is None:
+        block = self.block(height)
+        proof = proof_of(height, self.certified_height, self.header, self.certificate)
+        if block is None or proof is None:
             return None
-        return BlockBundle(block, self.batches(height), certificate)
+        return BlockBundle(block, self.batches(height), proof[1], proof[0])
 
     def state(self, key: bytes) -> StateEntry | None:
         return self._state.get(key)

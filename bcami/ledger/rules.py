@@ -1,6 +1,6 @@
 """What both implementations decide alike: whether a commit continues the chain, who signed, what pruning leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -8,8 +8,8 @@ import msgspec
 from bcami.crypto.verification import executed_transactions
 from bcami.ledger.store import LTHASH_BYTES, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, CommitRefused, LedgerCommit
 from bcami.model.batch import leaf_hash
-from bcami.model.block import BlockCertificate, header_hash
-from bcami.model.chain import ChainBlock, StoredBatch
+from bcami.model.block import BlockCertificate, Header, header_hash
+from bcami.model.chain import HEADERS_ABOVE_MAX, ChainBlock, StoredBatch
 from bcami.model.quorum import Quorum
 from bcami.model.transaction import Transaction
 
@@ -78,6 +78,28 @@ def check_certificate(certificate: BlockCertificate, height: int, own_hash: byte
         raise CommitRefused(f"a certificate of block {certificate.height}, the ledger ends at block {height}")
     if own_hash != certificate.header_hash:
         raise CommitRefused(f"the certificate of block {certificate.height} contradicts the block of this ledger")
+
+
+def proof_of(
+    height: int,
+    certified_height: int,
+    header: Callable[[int], Header | None],
+    certificate: Callable[[int], BlockCertificate | None],
+) -> tuple[tuple[Header, ...], BlockCertificate] | None:
+    """Return the headers above a block up to the first one that has a certificate, and that certificate.
+
+    None when there is none, or it is too far above.
+    """
+    above: list[Header] = []
+    for place in range(height, min(certified_height, height + HEADERS_ABOVE_MAX) + 1):
+        if place > height:
+            found = header(place)
+            assert found is not None
+            above.append(found)
+        proof = certificate(place)
+        if proof is not None:
+            return tuple(above), proof
+    return None
 
 
 def check_prune(up_to_height: int, certified_height: int) -> None:

@@ -99,7 +99,7 @@ class Ledger(Protocol):
     def certificate(self, height: int) -> BlockCertificate | None: ...
 
     def bundle(self, height: int) -> BlockBundle | None:
-        """Return block, batches and certificate; None until all are there."""
+        """Return block, batches and the first certificate at the block or above it; None until all are there."""
 
     def state(self, key: bytes) -> StateEntry | None: ...
 

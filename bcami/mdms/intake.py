@@ -23,6 +23,7 @@ from bcami.mdms.records import (
     UnreadableReport,
 )
 from bcami.mdms.store import MdmsStore
+from bcami.model.block import header_hash
 from bcami.model.chain import BlockBundle
 from bcami.model.reasons import Reason
 from bcami.model.registration import (
@@ -95,7 +96,7 @@ class Intake:
                 self._take_usage(tx, outcomes[place].transaction_id, header.height, place)
             else:
                 self._take_other(tx, arguments[place], header.height, header.time_ms)
-        self._unit.after = Cursor(header.height, bundle.certificate.header_hash, header.time_ms, usage_height)
+        self._unit.after = Cursor(header.height, header_hash(header), header.time_ms, usage_height)
         self._unit.blocks += 1
 
     def finish(self) -> UnitOfWork:

@@ -13,6 +13,9 @@ from bcami.units import MIB
 BUNDLE_BYTES_MAX: Final = 72 * MIB
 """64 batches of at most 1 MiB and their certificates; a proposal is kept far smaller by the primary."""
 
+HEADERS_ABOVE_MAX: Final = 256
+"""Headers between a block and the certificate that proves it. A window is the usual distance; crashes may add to it."""
+
 
 class ChainBlock(msgspec.Struct, frozen=True, array_like=True):
     """An executed proposal and what came of it."""
@@ -40,6 +43,9 @@ class BlockBundle(msgspec.Struct, frozen=True, array_like=True, tag="block_bundl
     batches: tuple[StoredBatch, ...]
     """One for each entry of `block.executed`, in that order."""
     certificate: BlockCertificate
+    """Of this block, or of the first one above it that has a certificate: the hash chain makes it speak for both."""
+    headers: Annotated[tuple[Header, ...], msgspec.Meta(max_length=HEADERS_ABOVE_MAX)] = ()
+    """Headers above this block, up to that of the certificate; none when it is the block's own."""
 
 
 class StateEntry(msgspec.Struct, frozen=True, array_like=True):

@@ -229,7 +229,7 @@ class Driver:
                 self.observe(events.Refused("execution", reason, count=count))
 
         def write() -> None:
-            self._ledger.commit(effect.commit)
+            self._ledger.commit(effect.commit, effect.own_certificates)
 
         future = asyncio.get_running_loop().run_in_executor(self._ledger_thread, write)
         future.add_done_callback(partial(self._block_written, height))

@@ -70,8 +70,8 @@ class Shell:
             self._cluster.effect_done(self._replica)
         if self.is_over:
             return
-        if self._certificates:
-            certificates, self._certificates = self._certificates, []
+        certificates, self._certificates = self._certificates, []
+        if any(self._disk.ledger.certificate(item.height) is None for item in certificates):
             self._write_ledger(lambda: self._disk.ledger.put_certificates(certificates), lambda: None)
         self._write_group()
 
@@ -106,7 +106,7 @@ class Shell:
             case core.CommitBlock(commit, _):
                 height = commit.block.header.height
                 self._write_ledger(
-                    lambda: self._disk.ledger.commit(commit),
+                    lambda: self._disk.ledger.commit(commit, effect.own_certificates),
                     lambda: self.step(self.core.block_durable(height, self.now_ms)),
                 )
             case core.SaveCertificate(certificate):

@@ -7,7 +7,7 @@ from bcami.codec import encode
 from bcami.crypto.verification import verify_bundle
 from bcami.errors import MalformedError
 from bcami.model.chain import BlockBundle, StoredBatch
-from bcami.model.consensus import Checkpoint
+from bcami.model.consensus import Checkpoint, Commit, Prepare, PrePrepare
 from bcami.model.wire import PEER_CODEC, FetchBatch, FetchBlocks, Status
 from bcami.node.core.serving import CREDIT_BYTES_MAX, REQUEST_BYTES
 from tests.simulation.byzantine import Puppet
@@ -209,3 +209,110 @@ def test_a_slow_disk_does_not_make_catch_up_pile_blocks_in_memory() -> None:
     assert cluster.run(WAIT_MS, look)
     assert most <= 70
     scene.settle()
+
+
+def lacking_a_certificate() -> tuple[Scene, int]:
+    """Return a scene whose nodes 1 and 2 have a block that only a later certificate proves, and a height below it.
+
+    Node 0 signed for the later one and is gone: its vote for the block itself will never come. Node 3 was down.
+    """
+    scene = left_behind(2)
+    cluster = scene.cluster
+    gap = max(cluster.heights()) + 1
+    cluster.drop = lambda sender, receiver, message: isinstance(message, Checkpoint) and message.height == gap
+    scene.cluster.submit(1, scene.reports(1))
+    assert cluster.run(WAIT_MS, lambda: min(cluster.heights()[:3]) == gap)
+    assert scene.commit(1, scene.reports(1)) == ["valid"]
+    assert cluster.run(WAIT_MS, lambda: min(cluster.certified()[1:3]) == gap + 1)
+    cluster.crash(0)
+    cluster.drop = lambda sender, receiver, message: False
+    assert [cluster.disks[i].ledger.certificate(gap) for i in range(3)] == [None] * 3
+    return scene, gap
+
+
+def test_a_block_is_passed_on_with_the_certificate_of_a_later_one() -> None:
+    """Seeds 1244 and 2062 once: who had the block were too few to certify it, and who was behind could not have it.
+
+    Certificates of later blocks prove it through the hash chain. With it the late node votes, and the gap closes too.
+    """
+    scene, gap = lacking_a_certificate()
+    scene.cluster.start(3)
+    scene.settle([1, 2, 3], wait_ms=4_000)
+    scene.all_certified([1, 2, 3], wait_ms=4_000)
+    assert scene.cluster.heights()[3] > gap
+    assert scene.commit(3, scene.reports(1)) == ["valid"]
+
+
+def test_of_a_block_with_a_later_certificate_no_field_gets_through() -> None:
+    scene, gap = lacking_a_certificate()
+    bundle = scene.cluster.disks[1].ledger.bundle(gap)
+    assert bundle is not None and bundle.certificate.height == gap + 1 and len(bundle.headers) == 1
+    roster, previous = scene.cluster.roster, bundle.block.header.previous
+    assert verify_bundle(bundle, roster, previous) is None
+    for path, bad in altered(bundle):
+        try:
+            decoded = PEER_CODEC.decode(encode(bad))
+        except MalformedError:
+            continue
+        if verify_bundle(decoded, roster, previous) is None:
+            assert path.startswith(".batches[0].batch.anchor") and not path.endswith(".height"), path
+
+
+def under_load(scene: Scene, every_ms: int) -> None:
+    """Let node 1 be sent one report after another."""
+
+    def go_on() -> None:
+        scene.cluster.submit(1, scene.reports(1), wait=False)
+        scene.cluster.at(every_ms, go_on)
+
+    scene.cluster.block_ms = lambda: 8
+    go_on()
+    scene.cluster.run(1_000)
+
+
+@pytest.mark.parametrize("down_for", [3, 100])
+@pytest.mark.parametrize("every_ms", [10, 100])
+def test_a_restarted_node_is_in_step_soon_although_the_others_go_on(down_for: int, every_ms: int) -> None:
+    """Each block of catch-up took two durable writes, one for itself and one for its certificate: as slow as the rest."""
+    scene = left_behind(down_for)
+    cluster = scene.cluster
+    under_load(scene, every_ms)
+    cluster.start(3)
+    began_ms = cluster.now_ms
+    in_step_since = None
+    while in_step_since is None or cluster.now_ms - in_step_since < 2_000:
+        cluster.run(10)
+        is_in_step = max(cluster.heights()) - cluster.heights()[3] <= 1
+        in_step_since = (in_step_since or cluster.now_ms) if is_in_step else None
+        assert cluster.now_ms - began_ms < 10_000
+    assert in_step_since - began_ms < 1_400
+
+
+def test_a_node_that_no_votes_reach_follows_by_blocks_alone() -> None:
+    """Seed 2518 once: a node alone in a later view got four blocks, and waited; the others made more meanwhile."""
+    scene = left_behind(20)
+    cluster = scene.cluster
+    cluster.drop = lambda sender, receiver, message: (
+        receiver == 3 and isinstance(message, PrePrepare | Prepare | Commit)
+    )
+    under_load(scene, 20)
+    cluster.start(3)
+    cluster.run(2_000)
+    lags = []
+    for _ in range(200):
+        cluster.run(10)
+        lags.append(max(cluster.heights()) - cluster.heights()[3])
+    assert max(lags) <= 3
+    assert cluster.heights()[0] > 60, "and it does not slow the others"
+
+
+def test_nodes_in_step_ask_each_other_for_no_blocks() -> None:
+    scene = Scene()
+    asked = []
+    scene.cluster.drop = lambda sender, receiver, message: (
+        isinstance(message, FetchBlocks) and asked.append(message) is None
+    )
+    under_load(scene, 20)
+    scene.cluster.run(2_000)
+    assert min(scene.cluster.heights()) > 40
+    assert not asked

@@ -14,7 +14,6 @@ from typing import Any, Protocol, assert_never
 
 from bcami.faults.simulator.disk import Disk, DiskError, DiskPlan
 from bcami.faults.simulator.events import START_MS, Events
-from bcami.ledger.store import LedgerCommit
 from bcami.model.api import CertifiedHeader, SubmitResult
 from bcami.model.block import BlockCertificate
 from bcami.model.events import BlockExecuted, Observation
@@ -63,7 +62,7 @@ class _Group:
     sends: list[core.Send | core.Broadcast] = field(default_factory=list)
 
 
-_LedgerWrite = LedgerCommit | tuple[BlockCertificate, ...]
+_LedgerWrite = core.CommitBlock | tuple[BlockCertificate, ...]
 
 
 class Machine:
@@ -215,7 +214,7 @@ class Life:
                     self._send_in_order(effect)
                 case core.CommitBlock():
                     self._where.executed(self.machine, effect, self._view)
-                    self._write_to_ledger(effect.commit)
+                    self._write_to_ledger(effect)
                 case core.SaveCertificate(certificate):
                     self._where.certified(self.machine, certificate)
                     self._certificates.append(certificate)
@@ -321,16 +320,16 @@ class Life:
         self._ledger_writes.popleft()
         if self._ledger_writes:
             self._events.after(self._write_ms(), self._ledger_written)
-        if isinstance(write, LedgerCommit):
-            self._happen(self._block_durable, write.block.header.height)
+        if isinstance(write, core.CommitBlock):
+            self._happen(self._block_durable, write.commit.block.header.height)
 
     def _block_durable(self, height: int) -> None:
         self._step(f"durable {height}", self.core.block_durable, height, self.machine.clock_ms)
 
     def _apply_to_ledger(self, write: _LedgerWrite) -> None:
         ledger = self.machine.disk.ledger
-        if isinstance(write, LedgerCommit):
-            ledger.commit(write)
+        if isinstance(write, core.CommitBlock):
+            ledger.commit(write.commit, write.own_certificates)
         else:
             ledger.put_certificates(write)
 

@@ -7,6 +7,7 @@ so a liar delays catch-up by a bounded time, and never ends it while one honest 
 from dataclasses import dataclass
 from typing import Final
 
+from bcami.model.block import BlockCertificate
 from bcami.model.wire import Status
 
 ASK_AGAIN_MS: Final = 1_000
@@ -15,7 +16,8 @@ QUIET_MS: Final = 300
 """A request that was answered in part (an answer is limited in bytes) goes on after this long."""
 BLOCKS_PER_REQUEST: Final = 32
 GAP_AT_ONCE: Final = 4
-"""A gap of this many heights is asked for at once; a smaller one only when nothing moved for a while."""
+"""A gap of this many heights is asked for at once; a smaller one only when nothing moved for a while, or when the
+newest block came on request as well: then the votes for the next one may have passed while this node was away."""
 BARRED_MS_MAX: Final = 16_000
 """No peer goes unasked for longer, so one that was only slow or cut off is found again."""
 
@@ -50,9 +52,23 @@ class CatchUp:
         self._turn = 0
         self._seen_height = -1
         self._seen_ms = 0
+        self._delivered = -1
+        """The newest height that came on request; a start counts as one."""
 
     def heard(self, status: Status) -> None:
+        """Take a peer's word of where it stands; one that has less than it was asked for need not be waited for."""
         self._peers.setdefault(status.replica, _Peer()).certified = status.certified
+        request = self._request
+        if request is not None and request.peer == status.replica:
+            request.last = min(request.last, status.certified)
+
+    def certified(self, certificate: BlockCertificate) -> None:
+        """Take note of a verified certificate: who signed it has the block, and most have the certificate by now."""
+        self.want(certificate.height)
+        for vote in certificate.votes:
+            known = self._peers.get(vote.replica)
+            if known is not None:
+                known.certified = max(known.certified, certificate.height)
 
     def gone(self, peer: int) -> None:
         known = self._peers.get(peer)
@@ -77,12 +93,14 @@ class CatchUp:
     def ask(self, executed: int, elapsed_ms: int) -> tuple[int, int, int] | None:
         """Return (peer, first, last) of a request that is due, else None."""
         if executed != self._seen_height:
+            self._delivered = executed if self._seen_height < 0 else self._delivered
             self._seen_height, self._seen_ms = executed, elapsed_ms
         able = [number for number, peer in sorted(self._peers.items()) if peer.certified > executed]
         claimed = max([self._target, *(self._peers[number].certified for number in able)])
         if claimed <= executed or not able or not self._is_due(executed, elapsed_ms):
             return None
-        if claimed - executed < GAP_AT_ONCE and elapsed_ms - self._seen_ms < ASK_AGAIN_MS // 2:
+        is_soon = claimed - executed >= GAP_AT_ONCE or executed <= self._delivered
+        if not is_soon and elapsed_ms - self._seen_ms < ASK_AGAIN_MS // 2:
             return None
         free = [number for number in able if self._peers[number].barred_until_ms <= elapsed_ms]
         if not free:
@@ -90,7 +108,7 @@ class CatchUp:
         self._turn += 1
         chosen = free[self._turn % len(free)]
         peer = self._peers[chosen]
-        peer.first, peer.last = executed + 1, executed + BLOCKS_PER_REQUEST
+        peer.first, peer.last = executed + 1, min(executed + BLOCKS_PER_REQUEST, peer.certified)
         self._request = _Request(chosen, peer.last, elapsed_ms)
         return chosen, peer.first, peer.last
 
@@ -109,8 +127,9 @@ class CatchUp:
         known = self._peers.get(peer)
         return known is not None and known.first <= height <= known.last
 
-    def delivered(self, peer: int, elapsed_ms: int) -> None:
+    def delivered(self, peer: int, height: int, elapsed_ms: int) -> None:
         """Take note of a block that was good."""
+        self._delivered = max(self._delivered, height)
         known = self._peers.setdefault(peer, _Peer())
         known.failures, known.barred_until_ms = 0, 0
         if self._request is not None and self._request.peer == peer:

@@ -13,7 +13,7 @@ from bcami.endorsement.pool import BatchPool, hold
 from bcami.ledger.store import Ledger
 from bcami.model import events
 from bcami.model.batch import BatchCertificate
-from bcami.model.block import BlockCertificate
+from bcami.model.block import BlockCertificate, header_hash
 from bcami.model.chain import BlockBundle
 from bcami.model.consensus import Proposal
 from bcami.model.reasons import Reason
@@ -27,8 +27,11 @@ class Decision:
     """What ordering or catch-up says about a height."""
 
     proposal: Proposal
-    certificate: BlockCertificate | None
     view: int
+    header_hash: bytes | None = None
+    """What a certificate says that the block is; None where votes decided it."""
+    certificate: BlockCertificate | None = None
+    """That certificate: of this height, or of a later one."""
 
 
 class Chain:
@@ -110,19 +113,21 @@ class Chain:
         if isinstance(result, MissingBatches):
             return Reason.MALFORMED
         self.decided.pop(result.height, None)
-        self._adopt(result, Decision(bundle.block.proposal, bundle.certificate, view))
+        hash_of = header_hash(bundle.block.header)
+        self._adopt(result, Decision(bundle.block.proposal, view, hash_of, bundle.certificate))
         self.execute_ready()
         return None
 
     def _adopt(self, block: ExecutedBlock, decision: Decision) -> None:
         """Write a block that was executed here, unless a certificate says that it is another one."""
         height = block.height
-        certificate = decision.certificate or self.certificates.get(height)
-        if certificate is not None:
-            if certificate.header_hash != block.header_hash:
-                self.halt(f"executing height {height} gives another block than its certificate: the state is wrong")
-                return
-            self.certificates[height] = certificate
+        if decision.certificate is not None and decision.certificate.height == height:
+            self.certificates.setdefault(height, decision.certificate)
+        certificate = self.certificates.get(height)
+        proved = (decision.header_hash, None if certificate is None else certificate.header_hash)
+        if any(expected not in (None, block.header_hash) for expected in proved):
+            self.halt(f"executing height {height} gives another block than is certified: the state is wrong")
+            return
         self.writing[height] = block
         self._answers.executed(block)
         own = [(item.transaction_id, item.reason) for item in block.absent if item.collector == self._replica]

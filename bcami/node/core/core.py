@@ -186,9 +186,10 @@ class NodeCore:
             case FetchBatch():
                 self._serving.on_fetch_batch(peer, message, self._elapsed.ms)
             case FetchBlocks():
-                self._serving.on_fetch_blocks(peer, message, self._elapsed.ms, may_sign=self._may_sign)
+                if self._serving.on_fetch_blocks(peer, message, self._elapsed.ms, may_sign=self._may_sign):
+                    self._send_status(peer)  # what has come since: who catches up need not wait for the next round
             case BlockBundle():
-                self._on_bundle(peer, message)
+                self._on_bundle(peer, message, now_ms)
             case _:
                 assert_never(message)
         return self._out.take()
@@ -322,10 +323,13 @@ class NodeCore:
                 case pbft_out.CancelTimer(name):
                     self._out.add(out.CancelTimer("pbft/" + name))
                 case pbft_out.Decided(height, proposal, view):
-                    self.chain.decide(height, Decision(proposal, None, view))
+                    self.chain.decide(height, Decision(proposal, view))
                     self._fetch_missing()
                 case pbft_out.Certified(certificate):
                     self.chain.certified(certificate)
+                    if certificate.height > self.executor.height:
+                        self.catchup.certified(certificate)
+                        self._ask_for_blocks()
                 case pbft_out.NeedBlocks(target_height):
                     self.catchup.want(target_height)
                     self._ask_for_blocks()
@@ -464,13 +468,13 @@ class NodeCore:
         if certificate is not None:
             self.chain.certified(certificate)
 
-    def _on_bundle(self, peer: int, bundle: BlockBundle) -> None:
+    def _on_bundle(self, peer: int, bundle: BlockBundle, now_ms: int) -> None:
         """A certified block from a peer: checked against the certificate, then executed like any other."""
         height = bundle.block.header.height
         if self.halted:
             return
         if self._answers.is_gap(height):
-            self._on_gap_bundle(peer, bundle.certificate)
+            self._on_gap_bundle(peer, height, bundle.certificate)
             return
         if height != self.executor.height + 1 or not self.catchup.expects(peer, height):
             return
@@ -480,12 +484,19 @@ class NodeCore:
             self.catchup.refused(peer, self._elapsed.ms)
             self._ask_for_blocks()
             return
-        self.catchup.delivered(peer, self._elapsed.ms)
+        if bundle.certificate.height > height:
+            self._ordered(self.pbft.step(pbft_in.BlockCertified(bundle.certificate), now_ms))
+        self.catchup.delivered(peer, height, self._elapsed.ms)
         self._fetch_missing()
         self._ask_for_blocks()
 
-    def _on_gap_bundle(self, peer: int, certificate: BlockCertificate) -> None:
-        """Take the certificate that was missing; the block itself stands here already."""
+    def _on_gap_bundle(self, peer: int, height: int, certificate: BlockCertificate) -> None:
+        """Take the certificate that was missing; the block itself stands here already.
+
+        One of a later block is known already, or comes with its own; what is missing then are votes.
+        """
+        if certificate.height != height:
+            return
         if certificate.header_hash != self._answers.hash_of(certificate.height):
             self._out.refuse("sync", Reason.BAD_CERTIFICATE, peer)
             return

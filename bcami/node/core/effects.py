@@ -39,7 +39,13 @@ class CommitBlock:
 
     commit: LedgerCommit
     certificate: BlockCertificate | None
-    """Known already when the block comes from catch-up."""
+    """Known already when the block comes from catch-up: of this block, or of a later one."""
+
+    @property
+    def own_certificates(self) -> tuple[BlockCertificate, ...]:
+        """What is to be written with the block, in the same write."""
+        known = self.certificate
+        return (known,) if known is not None and known.height == self.commit.block.header.height else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class Credit:
 
 
 def bundles(ledger: Ledger, request: FetchBlocks) -> Iterator[tuple[int, BlockBundle | None, int]]:
-    """Yield (height, certified block, bytes) of what was asked for; a missing certificate gives None and ends it."""
+    """Yield (height, certified block, bytes) of what was asked for; one that nothing proves gives None and ends it."""
     sent = 0
     last = min(request.last, request.first + BLOCKS_MAX, ledger.certified_height)
     for height in range(max(1, request.first), last + 1):
@@ -119,20 +119,27 @@ class Serving:
             self._credit.charge(peer, batch_bytes(batch))
             self._out.add(out.Send(peer, batch))
 
-    def on_fetch_blocks(self, peer: int, request: FetchBlocks, elapsed_ms: int, *, may_sign: bool) -> None:
-        """Send certified blocks; for one whose certificate is missing here too, the own CHECKPOINT of it."""
+    def on_fetch_blocks(self, peer: int, request: FetchBlocks, elapsed_ms: int, *, may_sign: bool) -> bool:
+        """Send certified blocks; with one whose own certificate is missing here, the own CHECKPOINT of it.
+
+        False when the peer has used up its credit.
+        """
         if not self._allows(peer, elapsed_ms):
-            return
+            return False
         for height, bundle, size_bytes in bundles(self._ledger, request):
             if bundle is not None:
                 self._credit.charge(peer, BLOCK_BYTES + size_bytes)
                 self._out.add(out.Send(peer, bundle))
-                continue
-            self._answers.recall(height)
-            own = self._answers.hash_of(height)
-            if own is not None and may_sign:
-                vote = self.vouch(height, own)
-                self._out.add(out.Send(peer, Checkpoint(self._roster.epoch, height, own, vote.replica, vote.signature)))
+            if may_sign and (bundle is None or bundle.headers):
+                self._vote_again(peer, height)
+        return True
+
+    def _vote_again(self, peer: int, height: int) -> None:
+        self._answers.recall(height)
+        own = self._answers.hash_of(height)
+        if own is not None:
+            vote = self.vouch(height, own)
+            self._out.add(out.Send(peer, Checkpoint(self._roster.epoch, height, own, vote.replica, vote.signature)))
 
     def vouch(self, height: int, hash_of_header: bytes) -> CheckpointVote:
         """Sign again for a block that is durable here: the same word as before, for what the ledger holds is final."""

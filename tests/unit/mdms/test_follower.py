@@ -60,6 +60,17 @@ def test_a_rejected_registration_opens_no_session(world: World) -> None:
     assert world.store.session(world.meter.hid, old + 1) is None
 
 
+def test_a_block_that_only_a_later_certificate_proves_is_stored_like_any_other(world: World) -> None:
+    world.chain.block([world.meter.report(day(count=1))])
+    world.chain.block([world.meter.report([Reading(T0 - 1800, 3)])])
+    *before, last = world.chain.bundles
+    lacking = msgspec.structs.replace(before[-1], certificate=last.certificate, headers=(last.block.header,))
+    follower = world.follower()
+    assert follower.follow([*before[:-1], lacking]).refused is None
+    assert world.store.cursor.header_hash == last.block.header.previous
+    assert follower.follow([last]).stored.new == 1
+
+
 def test_blocks_that_come_again_are_passed_over(world: World) -> None:
     world.chain.block([world.meter.report(day())])
     follower = world.follower()
