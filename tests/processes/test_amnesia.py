@@ -18,17 +18,15 @@ from tests.processes.cluster import COMMAND_S, SINGLY, Cluster, wait_until
 LOST = "node2"
 
 
-def signers(cluster: Cluster, height: int) -> set[int]:
-    """Return who signed anything in a certified block: its certificate and those of its batches."""
-    url = load_network(cluster.home).node("node1").url
-    block: dict[str, Any] = httpx.get(f"{url}/v1/blocks/{height}", headers={"accept": "application/json"}).json()
+def signers(client: httpx.Client, height: int) -> set[int]:
+    """Return who vouches for a certified block or collected what is in it."""
+    block: dict[str, Any] = client.get(f"/v1/blocks/{height}", headers={"accept": "application/json"}).json()
     votes = [vote["replica"] for vote in block["certificate"]["votes"]]
     return {*votes, *(batch["collector"] for batch in block["batches"])}
 
 
 def test_a_node_without_its_vote_log_follows_and_never_votes_again(fresh: Cluster) -> None:
     fresh.run("up", "--detach")
-    fresh.run("replay", "sample", "--meters", "2")
     fresh.run("down", LOST)
     shutil.rmtree(fresh.home.node(LOST).promises)
     told = fresh.run("up", "--detach")
@@ -36,26 +34,25 @@ def test_a_node_without_its_vote_log_follows_and_never_votes_again(fresh: Cluste
     fresh.wait_level()
     since = fresh.status()["node1"]["height"]
 
-    replayed = fresh.json("replay", "sample", *SINGLY, "--meters", "12")
+    replayed = fresh.json("replay", "sample", *SINGLY, "--meters", "4")
     assert replayed["transactions_committed"] == replayed["readings_sent"] > 0
     assert replayed["transactions_refused"] == {}, "no number is given up for its sake"
     fresh.wait_level()
     replica = [node.name for node in load_network(fresh.home).nodes].index(LOST)
     last = fresh.status()["node1"]["height"]
     assert last > since
-    assert not any(replica in signers(fresh, height) for height in range(since + 1, last + 1))
+    with httpx.Client(base_url=load_network(fresh.home).node("node1").url, trust_env=False) as client:
+        assert not any(replica in signers(client, height) for height in range(since + 1, last + 1))
 
     serves_reads_and_refuses_submissions(fresh, last)
     status = fresh.json("status")
     assert status["amnesia"] == {"nodes": [LOST], "tolerated": 1, "can_order": True}
     assert f"{LOST} has lost its vote log" in fresh.run("status")
-    assert "vote logs" in fresh.run("doctor")
 
     stays_dead(fresh)
-    compared = fresh.json("reconcile", "sample", "--meters", "12")
+    compared = fresh.json("reconcile", "sample", "--meters", "4")
     assert (compared["missing"], compared["extra"], compared["different"]) == (0, 0, 0)
     assert fresh.json("verify")["ok"]
-    assert fresh.json("show", "evidence")["recorded"] == []
 
 
 def serves_reads_and_refuses_submissions(cluster: Cluster, height: int) -> None:
@@ -85,7 +82,7 @@ def stays_dead(cluster: Cluster) -> None:
 
 def test_the_log_is_lost_in_a_crash_while_a_replay_runs(fresh: Cluster) -> None:
     fresh.run("up", "--detach")
-    with fresh.start("replay", "sample", *SINGLY, "--json") as replay:
+    with fresh.start("replay", "sample", *SINGLY, "--meters", "12", "--json") as replay:
         wait_until(lambda: fresh.status()["node1"]["height"] >= 5, "the replay is under way")
         victim = fresh.primary()
         fresh.kill(victim)
