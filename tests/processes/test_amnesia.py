@@ -82,7 +82,7 @@ def stays_dead(cluster: Cluster) -> None:
 
 def test_the_log_is_lost_in_a_crash_while_a_replay_runs(fresh: Cluster) -> None:
     fresh.run("up", "--detach")
-    with fresh.start("replay", "sample", *SINGLY, "--meters", "12", "--json") as replay:
+    with fresh.start("replay", "sample", *SINGLY, "--json") as replay:
         wait_until(lambda: fresh.status()["node1"]["height"] >= 5, "the replay is under way")
         victim = fresh.primary()
         fresh.kill(victim)
