@@ -4,8 +4,8 @@ from typing import Final
 
 import msgspec
 
-from bcami.client.secrets import SecretRecord
 from bcami.codec import Codec
+from bcami.crypto.secret_record import SecretRecord
 from bcami.model.ids import U63, Hash
 from bcami.model.transaction import TRANSACTION_BYTES_MAX
 from bcami.units import KIB

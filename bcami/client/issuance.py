@@ -24,12 +24,12 @@ from bcami.client.courier import Settlement
 from bcami.client.nodes import NodeClient, NodeUnavailable
 from bcami.client.periods import MdmsPeriod
 from bcami.client.retry import Backoff, common_reason
-from bcami.client.secrets import SecretRecord
 from bcami.codec import Codec, encode
 from bcami.crypto.hpke import KemSecretKey, OpenError, open_from, setup_sender
 from bcami.crypto.keys import SECRET_ACCESS, SecretKey, export_secret
 from bcami.crypto.points import point_sum
 from bcami.crypto.roster import Roster
+from bcami.crypto.secret_record import SecretRecord
 from bcami.model.ids import U63, Hash
 from bcami.model.reasons import Reason
 from bcami.model.registration import (

@@ -50,6 +50,21 @@ class Reason(StrEnum):
     NO_EQUIVOCATION = "no_equivocation"
     ALREADY_RECORDED = "already_recorded"
 
+    # Symmetric key management (bcami.kms).
+    WRONG_KEY = "wrong_key"
+    WRONG_MODE = "wrong_mode"
+    WRONG_KMS_EPOCH = "wrong_kms_epoch"
+    EPOCH_NOT_ABOVE = "epoch_not_above"
+    UNASKED = "unasked"
+    OUT_OF_STEP = "out_of_step"
+    EXPIRED = "expired"
+    UNKNOWN_GROUP = "unknown_group"
+    GROUP_EXISTS = "group_exists"
+    ALREADY_MEMBER = "already_member"
+    NOT_A_MEMBER = "not_a_member"
+    MEMBER_CANNOT_SEND = "member_cannot_send"
+    INCOMPATIBLE_PROJECT = "incompatible_project"
+
     # Contract runtime.
     STEPS_EXCEEDED = "steps_exceeded"
     CONTRACT_FAULT = "contract_fault"
@@ -129,6 +144,19 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.HEIGHT_NOT_ABOVE: "the acknowledged height is not above the last one",
         Reason.NO_EQUIVOCATION: "the two statements do not contradict each other",
         Reason.ALREADY_RECORDED: "evidence about this statement of this member is on the chain already",
+        Reason.WRONG_KEY: "it does not open with the key that this side has: altered, or made under another key",
+        Reason.WRONG_MODE: "a message of this type does not go this way (unicast, broadcast, multicast; up, down)",
+        Reason.WRONG_KMS_EPOCH: "it is of another epoch of the MDMS's symmetric keys: bootstrap again",
+        Reason.EPOCH_NOT_ABOVE: "an epoch of the MDMS's symmetric keys never falls",
+        Reason.UNASKED: "it answers no request of this meter",
+        Reason.OUT_OF_STEP: "it is under another version of the key: a rekeying was missed, catch up",
+        Reason.EXPIRED: "the time in which it was to be obeyed is over",
+        Reason.UNKNOWN_GROUP: "no demand-response project has this number",
+        Reason.GROUP_EXISTS: "a demand-response project of this number was published before",
+        Reason.ALREADY_MEMBER: "the meter takes part in this project already",
+        Reason.NOT_A_MEMBER: "the meter takes no part in this project",
+        Reason.MEMBER_CANNOT_SEND: "only the MDMS sends to a group; a member talks to the MDMS alone",
+        Reason.INCOMPATIBLE_PROJECT: "the meter takes part in a project that excludes this one: leave that first",
         Reason.STEPS_EXCEEDED: "the contract took more steps than are allowed",
         Reason.CONTRACT_FAULT: "the contract itself broke; its operator finds the place in the node's log",
         Reason.QUEUE_FULL: "this node's queue is full: try again later, or another node",
