@@ -20,6 +20,7 @@ SHELL = (
     "bcami/processes/",
     "bcami/gateway/",
     "bcami/mdms/",
+    "bcami/report/",  # it measures
     "bcami/replay/",
     "bcami/ami/",
     "bcami/client/",

@@ -1,0 +1,222 @@
+"""Draws the charts of a report as SVG and PNG. The same chart gives the same bytes, on one version of matplotlib.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers and in grey; what a paper printed is hatched,
+so that it differs by shape as well.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bcami.report.document import Chart, Kind, Series
+from bcami.report.figures import number_text
+
+COLOURS: Final[dict[Kind, str]] = {
+    "printed": "#9aa0a6",
+    "published": "#9aa0a6",
+    "recomputed": "#e69f00",
+    "measured": "#0072b2",
+    "number": "#56b4e9",
+    "text": "#009e73",
+    "verdict": "#d55e00",
+}
+_CYCLE: Final = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#6b7280", "#b8a000")
+_MARKERS: Final = "osD^vPX*"
+_STYLE: Final = {
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.titlesize": 11,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
+    "legend.fontsize": 8.5,
+    "legend.framealpha": 0.9,
+    "figure.constrained_layout.use": True,
+}
+_LABELS_MAX: Final = 16
+"""A chart with more bars than this has no number at each."""
+
+
+def draw(chart: Chart) -> tuple[bytes, bytes]:
+    """Return the chart as (SVG, PNG)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    style: Any = {**_STYLE, "svg.hashsalt": chart.key}
+    with mpl.rc_context(style):
+        figure, axes = plt.subplots(figsize=_size(chart))
+        {"bars": _bars, "stacked": _stacked, "rows": _rows, "lines": _lines, "steps": _lines}[chart.form](axes, chart)
+        _finish(axes, chart)
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+        plt.close(figure)
+    return svg.getvalue(), png.getvalue()
+
+
+def _size(chart: Chart) -> tuple[float, float]:
+    if chart.form == "rows":
+        bars = sum(len(series.x) for series in chart.series)
+        return 8.0, max(2.0, 0.9 + 0.3 * bars)
+    return 8.0, 4.2
+
+
+def _colours(chart: Chart) -> list[str]:
+    """Return a colour for each series: by where it comes from, or in turn when several come from the same."""
+    kinds = [series.kind for series in chart.series]
+    if len(set(kinds)) == len(kinds):
+        return [COLOURS[kind] for kind in kinds]
+    return [_CYCLE[place % len(_CYCLE)] for place in range(len(kinds))]
+
+
+def _hatch(series: Series) -> str:
+    return "////" if series.kind in {"printed", "published"} else ""
+
+
+def _groups(chart: Chart) -> list[float | str]:
+    return list(dict.fromkeys(x for series in chart.series for x in series.x))
+
+
+def _bars(axes: Any, chart: Chart) -> None:
+    groups = _groups(chart)
+    width = 0.8 / len(chart.series)
+    count = sum(len(series.x) for series in chart.series)
+    for place, (series, colour) in enumerate(zip(chart.series, _colours(chart), strict=True)):
+        known = [(groups.index(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
+        at = [group + (place - (len(chart.series) - 1) / 2) * width for group, _ in known]
+        heights = [y for _, y in known]
+        bars = axes.bar(
+            at,
+            heights,
+            width * 0.94,
+            label=series.name,
+            color=colour,
+            hatch=_hatch(series),
+            edgecolor="white",
+            yerr=_errors(series),
+            ecolor="#333333",
+            capsize=2,
+        )
+        if count <= _LABELS_MAX:
+            axes.bar_label(bars, [number_text(y, 3) for y in heights], padding=2, fontsize=8)
+    axes.set_xticks(range(len(groups)), [str(group) for group in groups])
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.12)
+
+
+def _stacked(axes: Any, chart: Chart) -> None:
+    groups = _groups(chart)
+    base = [0.0] * len(groups)
+    for series, colour in zip(chart.series, _colours(chart), strict=True):
+        heights = [0.0] * len(groups)
+        for x, y in zip(series.x, series.y, strict=True):
+            heights[groups.index(x)] = y or 0.0
+        axes.bar(range(len(groups)), heights, 0.66, bottom=base, label=series.name, color=colour, edgecolor="white")
+        base = [low + height for low, height in zip(base, heights, strict=True)]
+    for place, total in enumerate(base):
+        axes.annotate(
+            number_text(total, 3), (place, total), (0, 2), textcoords="offset points", ha="center", fontsize=8
+        )
+    axes.set_xticks(range(len(groups)), [str(group) for group in groups])
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.1)
+
+
+def _rows(axes: Any, chart: Chart) -> None:
+    """Draw lying bars, the first on top."""
+    groups = _groups(chart)
+    is_alone = len(groups) == sum(len(series.x) for series in chart.series)
+    height = 0.7 if is_alone else 0.8 / len(chart.series)
+    for place, (series, colour) in enumerate(zip(chart.series, _colours(chart), strict=True)):
+        known = [(groups.index(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
+        offset = 0.0 if is_alone else (place - (len(chart.series) - 1) / 2) * height
+        at = [group + offset for group, _ in known]
+        bars = axes.barh(
+            at,
+            [y for _, y in known],
+            height * 0.92,
+            label=series.name,
+            color=colour,
+            hatch=_hatch(series),
+            edgecolor="white",
+        )
+        axes.bar_label(bars, [number_text(y, 4) for _, y in known], padding=3, fontsize=8.5)
+    axes.set_yticks(range(len(groups)), [str(group) for group in groups])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.14)
+
+
+def _lines(axes: Any, chart: Chart) -> None:
+    for place, (series, colour) in enumerate(zip(chart.series, _colours(chart), strict=True)):
+        style = {"solid": "-", "dashed": "--", "none": ""}[series.line]
+        drawn = "steps-post" if chart.form == "steps" else "default"
+        marker = _MARKERS[place % len(_MARKERS)] if len(series.x) <= _LABELS_MAX else ""
+        y = [float("nan") if value is None else value for value in series.y]
+        axes.plot(
+            series.x,
+            y,
+            style,
+            label=series.name,
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.6,
+            drawstyle=drawn,
+        )
+        if series.low:
+            axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _errors(series: Series) -> list[list[float]] | None:
+    if not series.low:
+        return None
+    known = [(y, low, high) for y, low, high in zip(series.y, series.low, series.high, strict=True) if y is not None]
+    return [[y - low for y, low, _ in known], [high - y for y, _, high in known]]
+
+
+def _finish(axes: Any, chart: Chart) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    for is_log, axis, scale in ((chart.x_log, axes.xaxis, axes.set_xscale), (chart.y_log, axes.yaxis, axes.set_yscale)):
+        if is_log:
+            scale("log")
+            axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value, 3)))
+            axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    numeric = _numeric_axes(axes, chart)
+    for axis in numeric:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(round(value, 12), 4)))
+    if chart.form in {"lines", "steps"}:
+        _tick_points(axes, chart)
+    axes.set_title(chart.title, loc="left", fontweight="bold", wrap=True)
+    axes.set_xlabel(chart.x_title)
+    axes.set_ylabel(chart.y_title)
+    for level, name in chart.marked:
+        axes.axhline(level, color="#555555", linewidth=0.9, linestyle=":")
+        axes.annotate(name, (1, level), (-2, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
+    if len(chart.series) > 1:
+        axes.legend(loc="best")
+
+
+def _numeric_axes(axes: Any, chart: Chart) -> Sequence[Any]:
+    if chart.form == "rows":
+        return () if chart.x_log else (axes.xaxis,)
+    found = [] if chart.y_log else [axes.yaxis]
+    if chart.form in {"lines", "steps"} and not chart.x_log:
+        found.append(axes.xaxis)
+    return found
+
+
+def _tick_points(axes: Any, chart: Chart) -> None:
+    """Put the ticks where the points are, when they are few."""
+    points = sorted({x for series in chart.series for x in series.x if isinstance(x, int | float)})
+    if 2 <= len(points) <= 8:
+        axes.set_xticks(points, [number_text(x, 4) for x in points])
+        axes.tick_params(axis="x", which="minor", bottom=False)
