@@ -7,6 +7,7 @@ from bcami.crypto.signatures import DeadSigner
 from bcami.faults.simulator.oracles import Oracles, Violation
 from bcami.ledger.memory import MemoryLedger
 from bcami.model.batch import Batch, Endorsement
+from bcami.model.chain import BlockBundle
 from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepare, ViewChange
 from bcami.model.events import Amnesia
 from bcami.model.reasons import Reason
@@ -147,11 +148,12 @@ def test_it_gives_certified_blocks_to_others_and_vouches_for_none() -> None:
     scene.settle()
     scene.all_certified([3])
     node, height = cluster.node(3), cluster.heights()[3]
-    sent = [item for item in node.receive(0, FetchBlocks(height, height), cluster.now_ms) if isinstance(item, out.Send)]
-    assert [item.message.block.header.height for item in sent] == [height]
     cluster.disks[3].ledger._certificates.pop(height - 1)
-    asked = node.receive(0, FetchBlocks(height - 1, height - 1), cluster.now_ms)
-    assert not [item for item in asked if isinstance(item, out.Send)]
+    answer = node.receive(0, FetchBlocks(height - 1, height), cluster.now_ms)
+    sent = [item.message for item in answer if isinstance(item, out.Send)]
+    blocks = [item.block.header.height for item in sent if isinstance(item, BlockBundle)]
+    assert blocks == [height - 1, height], "the later certificate proves the block before it too"
+    assert not [item for item in sent if isinstance(item, VOTES)]
     assert words == []
 
 
