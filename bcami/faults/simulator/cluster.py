@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from bcami.errors import MalformedError
 from bcami.faults.node import FaultyNode
+from bcami.faults.simulator.agreement import Violation
 from bcami.faults.simulator.disk import Disk, DiskPlan
 from bcami.faults.simulator.events import Events, stream
 from bcami.faults.simulator.footprint import Scale
@@ -19,7 +20,7 @@ from bcami.faults.simulator.load import Clients
 from bcami.faults.simulator.misbehaviour import FOR_EVER_MS, draw_behaviours
 from bcami.faults.simulator.network import Network, NetworkPlan
 from bcami.faults.simulator.node import Machine
-from bcami.faults.simulator.oracles import Oracles, Violation
+from bcami.faults.simulator.oracles import Oracles
 from bcami.faults.simulator.plan import Plan
 from bcami.faults.simulator.prelude import prelude
 from bcami.faults.simulator.replay import Auditor

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from bcami.faults.simulator.oracles import Violation
+from bcami.faults.simulator.agreement import Violation
 from bcami.model.batch import BATCH_BYTES_MAX
 from bcami.model.wire import VOTE_FRAME_BYTES_MAX
 from bcami.node.core.core import NodeCore

@@ -18,11 +18,11 @@ What holds for whole chains and nodes (I3, I4, I7, I10, I11, I14) is in `replay`
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from bcami.codec import Codec, encode
 from bcami.crypto.roster import Roster
+from bcami.faults.simulator.agreement import Agreement, Decided, Violation
 from bcami.faults.simulator.disk import Disk
 from bcami.ledger.store import LedgerCommit
 from bcami.model.api import COMMITTED, CertifiedHeader, SubmitResult
@@ -42,32 +42,6 @@ _CHECKPOINT: Final[Codec[Checkpoint]] = Codec(Checkpoint, records.RECORD_BYTES_M
 _HEIGHT_PREFIXES: Final = (records.ACCEPTED, records.PREPARED, records.CHECKPOINT)
 
 
-class Violation(Exception):
-    """An invariant does not hold."""
-
-    def __init__(self, invariant: str, what: str) -> None:
-        super().__init__(f"{invariant}: {what}")
-        self.invariant = invariant
-        self.what = what
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """What the first honest node that decided a height says of it."""
-
-    digest: bytes
-    view: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A NEW-VIEW that an honest node entered."""
-
-    view: int
-    low: int
-    digests: dict[int, bytes]
-
-
 class Oracles:
     """Watches the honest nodes of one run."""
 
@@ -78,10 +52,9 @@ class Oracles:
         self.silenced: set[int] = set()
         """Nodes that lost their vote log: they sign nothing more."""
         self.headers: dict[int, bytes] = {}
-        self.decided: dict[int, Decided] = {}
+        self.agreement = Agreement()
         self.receipts: dict[bytes, SubmitResult] = {}
         self.convicted: set[int] = set()
-        self._chosen: dict[int, Chosen] = {}
         self._said: dict[tuple[object, ...], bytes] = {}
         self._certified = 0
         self.latest_clock_ms = 0
@@ -208,15 +181,7 @@ class Oracles:
         before = disk.promises.get(records.NEW_VIEW)
         if before is not None and _NEW_VIEW.decode(before).view >= new_view.view:
             raise Violation("I9", f"node {node} enters view {new_view.view} after one not below it")
-        stable = [item.stable.height for item in new_view.view_changes if item.stable is not None]
-        digests = {item.height: item.digest for item in new_view.pre_prepares}
-        chosen = self._chosen[new_view.view] = Chosen(new_view.view, max(stable, default=0), digests)
-        for height, decided in self.decided.items():
-            self._check_carried(chosen, height, decided)
-
-    def _check_carried(self, chosen: Chosen, height: int, decided: Decided) -> None:
-        if decided.view < chosen.view and height > chosen.low and chosen.digests.get(height) != decided.digest:
-            raise Violation("I6", f"view {chosen.view} proposes something else at the decided height {height}")
+        self.agreement.enters(new_view)
 
     # Blocks.
 
@@ -225,7 +190,7 @@ class Oracles:
         header = commit.block.header
         self.headers[header.height] = header_hash(header)
         self._times[header.height] = header.time_ms
-        self.decided[header.height] = Decided(header.proposal_digest, -1)
+        self.agreement.decided[header.height] = Decided(header.proposal_digest, -1)
         self._certified = certificate.height
 
     def executed(self, node: int, commit: LedgerCommit, view: int | None) -> None:
@@ -233,14 +198,8 @@ class Oracles:
         if node in self.excused:
             return
         header = commit.block.header
-        height, digest = header.height, header.proposal_digest
-        known = self.decided.get(height)
-        if known is not None and known.digest != digest:
-            raise Violation("I1", f"node {node} decides another proposal at height {height}")
-        if view is not None and (known is None or view < known.view):
-            known = self.decided[height] = Decided(digest, view)
-            for chosen in self._chosen.values():
-                self._check_carried(chosen, height, known)
+        height = header.height
+        self.agreement.decides(node, height, header.proposal_digest, view)
         self._check_time(header)
         for place in commit.block.executed:
             self._check_batch_certificate(commit.block.proposal.certificates[place], node)

@@ -11,7 +11,7 @@ from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import verify
 from bcami.endorsement.pool import HeldBatch, hold
-from bcami.faults.simulator.oracles import Violation
+from bcami.faults.simulator.agreement import Violation
 from bcami.ledger.memory import MemoryLedger
 from bcami.ledger.store import Ledger
 from bcami.model.block import header_hash

@@ -9,8 +9,8 @@ from hashlib import sha256
 from multiprocessing import get_context
 from typing import Final
 
+from bcami.faults.simulator.agreement import Violation
 from bcami.faults.simulator.cluster import SimulatedCluster
-from bcami.faults.simulator.oracles import Violation
 from bcami.faults.simulator.plan import draw_plan
 from bcami.faults.simulator.signing import in_force
 from bcami.faults.simulator.trace import Trace
