@@ -32,6 +32,12 @@ def simulate(
     seeds: Annotated[str, typer.Option(metavar="A:B", help="Half-open range of seeds.")] = "0:100",
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes.")] = 1,
     trace: Annotated[bool, typer.Option("--trace", help="Print every step of every seed.")] = False,
+    twins: Annotated[bool, typer.Option("--twins", help="Two instances of a node with one key.")] = False,
+    views: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=3, help="With --twins: all schedules of n = 4 and N views.")
+    ] = None,
+    schedule: Annotated[str, typer.Option(metavar="S", help="With --twins: the one schedule that was printed.")] = "",
+    byzzfuzz: Annotated[bool, typer.Option("--byzzfuzz", help="Small changes to messages of f nodes.")] = False,
     append: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the result, as docs/seeds.md has it.")
     ] = None,
@@ -41,12 +47,19 @@ def simulate(
 
     The same seed gives the same run, always. A seed that fails is shown with the command that replays it.
 
+    --twins and --byzzfuzz drive ordering alone, in rounds: far more schedules in the same time.
+
     Example: bcami simulate --seeds 0:500 --jobs 2
     """
+    if twins or byzzfuzz:
+        from bcami.cli.simulate_rounds import simulate_rounds
+
+        simulate_rounds(twins=twins, views=views, schedule=schedule, seeds=seeds, jobs=jobs, append=append)
+        return
     from bcami.errors import ExpectationError
     from bcami.faults.simulator.runner import Summary, run_seed, run_seeds
 
-    chosen = _parse_seeds(seeds)
+    chosen = parse_seeds(seeds)
     began = time.monotonic()
     summary = Summary()
     if trace:
@@ -64,7 +77,8 @@ def simulate(
     seconds = time.monotonic() - began
     _show(summary, seconds)
     if append is not None:
-        _append(append, seeds, nodes, summary, seconds)
+        failed = ", ".join(f"{item.seed} ({item.invariant})" for item in summary.failures)
+        append_record(append, "drawn" if nodes is None else str(nodes), seeds, summary.steps, seconds, failed)
     SCREEN.result(
         "bcami/simulate/1",
         {
@@ -81,7 +95,7 @@ def simulate(
         raise ExpectationError(f"{len(summary.failures)} of {summary.seeds} seeds failed", do=replays[0])
 
 
-def _parse_seeds(text: str) -> range:
+def parse_seeds(text: str) -> range:
     from bcami.errors import InputError
 
     first, colon, last = text.partition(":")
@@ -107,20 +121,20 @@ def _show(summary: "Summary", seconds: float) -> None:
     )
 
 
-def _append(path: Path, seeds: str, nodes: int | None, summary: "Summary", seconds: float) -> None:
+def append_record(path: Path, nodes: str, what: str, steps: int, seconds: float, failed: str) -> None:
+    """Add a line to the record of runs."""
     from datetime import UTC, datetime
 
     if not path.exists():
         path.write_text(RECORD_HEADER, encoding="utf-8")
-    failed = ", ".join(f"{item.seed} ({item.invariant})" for item in summary.failures) or "none"
     cells = (
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         _commit(),
-        "drawn" if nodes is None else str(nodes),
-        seeds,
-        f"{summary.steps:,}",
-        f"{summary.steps / max(seconds, 0.001):,.0f}",
-        failed,
+        nodes,
+        what,
+        f"{steps:,}",
+        f"{steps / max(seconds, 0.001):,.0f}",
+        failed or "none",
     )
     with path.open("a", encoding="utf-8") as file:
         file.write("| " + " | ".join(cells) + " |\n")

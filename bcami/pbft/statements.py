@@ -41,6 +41,10 @@ class Statements:
         self._verified: dict[tuple[int, bytes, bytes], None] = {}
         self.null_digest = self.digest_of_proposal(Proposal((), 0))
 
+    def __getstate__(self) -> dict[str, object]:
+        """A copy finds out again what is signed."""
+        return {**self.__dict__, "_verified": {}}
+
     @property
     def quorum(self) -> Quorum:
         return self.roster.quorum
