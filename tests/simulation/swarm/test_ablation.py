@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from bcami.crypto import verification
-from bcami.faults.simulator import prelude
+from bcami.faults.simulator import byzzfuzz, prelude, twins
 from bcami.faults.simulator.runner import Failure, run_seed
-from tests.simulation.swarm.ablations import ABLATIONS, Ablation
+from tests.simulation.swarm.ablations import ABLATIONS, Ablation, Mode
 
 Patch = pytest.MonkeyPatch
 
@@ -25,11 +25,18 @@ def _is_violation(failure: Failure) -> bool:
     return failure.invariant != "simulator" and not (failure.invariant == "alive" and "ended:" in failure.what)
 
 
+def _finds(mode: Mode, seed: int) -> bool:
+    if mode == "swarm":
+        failure = run_seed(seed).failure
+        return failure is not None and _is_violation(failure)
+    play = twins.play_seed if mode == "twins" else byzzfuzz.play_seed
+    return bool(play(seed).broken)
+
+
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda item: item.name)
 def test_without_a_safeguard_some_seed_fails(ablation: Ablation, monkeypatch: Patch) -> None:
     ablation.remove(monkeypatch)
     for seed in range(ablation.first, ablation.first + ablation.seeds):
-        failure = run_seed(seed).failure
-        if failure is not None and _is_violation(failure):
+        if _finds(ablation.mode, seed):
             return
     pytest.fail(f"{ablation.seeds} seeds found nothing")
