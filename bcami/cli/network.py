@@ -1,5 +1,6 @@
 """init, up, status, down, logs: the life of a network's processes."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -220,14 +221,24 @@ def _watch(supervisor: "Supervisor") -> None:
 
 
 def _follow(log: Path) -> None:
-    with log.open(encoding="utf-8", errors="replace") as stream:
+    """Show new lines for ever, also those of the file that follows when this one is full."""
+    stream = log.open(encoding="utf-8", errors="replace")
+    try:
         stream.seek(0, 2)
         while True:
             line = stream.readline()
             if line:
                 SCREEN.line(line.rstrip("\n"))
-            else:
-                time.sleep(_WATCH_S)
+                continue
+            time.sleep(_WATCH_S)
+            if log.exists() and not os.path.samestat(os.fstat(stream.fileno()), log.stat()):
+                rest = stream.read()
+                stream.close()
+                stream = log.open(encoding="utf-8", errors="replace")
+                for line in rest.splitlines():
+                    SCREEN.line(line)
+    finally:
+        stream.close()
 
 
 def _short(value: object) -> object:

@@ -76,7 +76,7 @@ class MdmsProcess:
         self._roster = Roster.from_genesis(genesis)
         self._period_seconds = period_seconds
         self._erase_after_backup = erase_after_backup
-        self._log = start_logging(_NAME)
+        self._log = start_logging(_NAME, home.mdms_log)
         self._metrics = MdmsMetrics()
         self._server: _Server | None = None
         self._failure: BaseException | None = None

@@ -83,7 +83,7 @@ class NodeProcess:
         self._network, self._genesis = open_home(home)
         self._name = name
         self._replica = self._network.replica(name)
-        self._log = start_logging(name)
+        self._log = start_logging(name, home.node(name).log)
         self._repetition = Repetition()
         self._server: _Server | None = None
         self._fatal: BcamiError | None = None

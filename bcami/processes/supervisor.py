@@ -6,6 +6,7 @@ and stop it. `up` starts whatever is not running, a killed node included.
 """
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -231,7 +232,9 @@ def last_log_lines(log: Path, count: int, offset: int = 0) -> list[str]:
     """Return the last lines of a log, of what was written after `offset`."""
     try:
         with log.open("rb") as stream:
-            stream.seek(max(offset, log.stat().st_size - 64 * 1024))
+            size = os.fstat(stream.fileno()).st_size
+            begin = offset if offset <= size else 0  # else it was put aside since, and begun anew
+            stream.seek(max(begin, size - 64 * 1024))
             return stream.read().decode("utf-8", errors="replace").splitlines()[-count:]
     except FileNotFoundError:
         return []

@@ -122,6 +122,8 @@ def test_with_one_more_node_down_nothing_is_ordered_until_it_is_back() -> None:
     cluster.submit(1, reports)
     cluster.run(20_000)
     assert max(cluster.heights()[:2]) == before
+    timers = cluster.shells[3]._timers
+    assert not {"pbft/view", "pbft/certify", "gather"} & timers.keys(), "it holds nobody to account"
     cluster.start(2)
     assert scene.commit(1, reports) == ["valid"]
     scene.settle()

@@ -69,8 +69,9 @@ class Oracles:
         """Check I5 and I9 of what a node says itself; what it passes on for others is theirs."""
         if node in self.excused:
             return
-        if node in self.silenced and self._is_new_word(node, message):
-            raise Violation("amnesia", f"node {node} lost its vote log and sends a {type(message).__name__} of its own")
+        if node in self.silenced:
+            self._stays_silent(node, message)
+            return
         match message:
             case PrePrepare() | Prepare() | Commit() | Checkpoint() | ViewChange() | NewView():
                 if message.replica == node:
@@ -89,15 +90,17 @@ class Oracles:
             case _:
                 pass
 
-    def _is_new_word(self, node: int, message: PeerMessage) -> bool:
-        """Tell whether a message binds the node that sends it; an own batch of before is data that peers may fetch."""
+    def _stays_silent(self, node: int, message: PeerMessage) -> None:
+        """Check that a message does not bind its sender; an own batch of before is data that peers may fetch."""
         match message:
             case PrePrepare() | Prepare() | Commit() | Checkpoint() | ViewChange() | NewView() | Endorsement():
-                return message.replica == node
-            case Batch():
-                return message.collector == node and (node, "batch", node, message.number) not in self._said
+                is_own = message.replica == node
+            case Batch() if message.collector == node:
+                is_own = self._said.get((node, "batch", node, message.number)) != encode(message.transactions)
             case _:
-                return False
+                is_own = False
+        if is_own:
+            raise Violation("amnesia", f"node {node} lost its vote log and sends a {type(message).__name__} of its own")
 
     def contributed(self, node: int) -> None:
         """Check that a key share is of a node that may sign."""

@@ -16,6 +16,7 @@ FIXED: dict[int, str] = {
     1986: "a node whose ledger was rebuilt endorsed an old number again, with other refusals",
     2013: "the same with one collector's only batch",
     2325: "a primary whose ledger was rebuilt proposed again at a height that it had forgotten: equivocation",
+    500975: "an oracle took a batch, which a node without its vote log gives to a peer that fetches it, for a new word",
 }
 
 
