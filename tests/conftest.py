@@ -1,6 +1,7 @@
 """What holds for all tests: which of them wait for BCAMI_TEST_ALL, under which a skip is a failure."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -9,6 +10,9 @@ EVERYTHING = bool(os.environ.get("BCAMI_TEST_ALL"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A suite that a shell runs in the background ignores Ctrl-C, and so would every process that a test interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "thorough: takes long; runs when BCAMI_TEST_ALL is set, as CI does")
 
 
