@@ -71,7 +71,8 @@ def _size(chart: Chart) -> tuple[float, float]:
 def _colours(chart: Chart) -> list[str]:
     """Return a colour for each series: by where it comes from, or in turn when several come from the same."""
     kinds = [series.kind for series in chart.series]
-    if len(set(kinds)) == len(kinds):
+    sources = {"printed", "recomputed", "published", "measured"}
+    if len(set(kinds)) == len(kinds) or (len(set(kinds)) > 1 and set(kinds) <= sources):
         return [COLOURS[kind] for kind in kinds]
     return [_CYCLE[place % len(_CYCLE)] for place in range(len(kinds))]
 

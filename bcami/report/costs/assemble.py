@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bcami.report.costs import bc_ami
+from bcami.report.costs import bc_ami, kms, rekeying
+from bcami.report.costs.primitives import measure_symmetric
 from bcami.report.document import Report, Section, Setting, paragraphs
 from bcami.report.measuring import Effort
 from bcami.report.stand import Stand
@@ -31,7 +32,13 @@ def _bc_ami(parts: Parts) -> list[Section]:
     return [bc_ami.time_section(costs, others), bc_ami.size_section(stand)]
 
 
-STEPS: Final[tuple[tuple[str, Step], ...]] = (("meters", _bc_ami),)
+def _kms(parts: Parts) -> list[Section]:
+    symmetric = measure_symmetric(parts.effort)
+    parts.found["symmetric"] = symmetric
+    return [kms.kms_section(symmetric, kms.KmsMeasured()), rekeying.rekeying_section(rekeying.RekeyMeasured())]
+
+
+STEPS: Final[tuple[tuple[str, Step], ...]] = (("meters", _bc_ami), ("keys", _kms))
 """What is done, in the order of the report, each with what progress calls it."""
 
 

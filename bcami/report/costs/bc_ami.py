@@ -200,7 +200,7 @@ def _table_3(costs: dict[str, MeterCosts]) -> Table:
             round(max(printed_totals) / min(printed_totals), 3),
             exact(max(ours) / min(ours)),
             method="Medians of the five meters.",
-            note="The paper calls 20.59 ms, its slowest of five for equal work, `the least time`: single cold runs.",
+            note="The paper calls 20.59 ms, its slowest of five for equal work, “the least time”: single cold runs.",
         )
     )
     return comparison(
@@ -358,7 +358,7 @@ def _sum_table(stand: Stand) -> Table:
             paper.STORAGE_TOTAL_KB,
             total / 8 / 1000,
             exact(ours / 8 / 1000),
-            note="Printed as `Kb`. 1346 bits are 168.25 bytes, so kB is meant; likewise `3 Kb` of meter storage.",
+            note="Printed as “Kb”. 1346 bits are 168.25 bytes, so kB is meant; likewise “3 Kb” of meter storage.",
         ),
     ]
     return comparison("bc_ami_bits", "The sum of 1346 bits", rows, source=f"{paper.CITATION}, 5.3.1")
@@ -509,6 +509,6 @@ def _figure_8(stand: Stand) -> Chart:
                 "measured here", "measured", ("this system, one report as sent",), (8.0 * len(one_report(stand)[1]),)
             ),
         ),
-        caption="BC-AMI Figure 8. The paper gives five figures for four works, `respectively`: which belongs to which "
+        caption="BC-AMI Figure 8. The paper gives five figures for four works, “respectively”: which belongs to which "
         "cannot be resolved, but for Kumar et al. with 1376 bits.",
     )

@@ -41,9 +41,9 @@ STORAGE_BITS: Final = (
 )
 STORAGE_TOTAL_BITS: Final = 1346
 STORAGE_TOTAL_KB: Final = 0.16825
-"""Printed as `Kb`; 1346 bits are 168.25 bytes, so it must be kB."""
+"""Printed as “Kb”; 1346 bits are 168.25 bytes, so it must be kB."""
 METER_STORAGE_KB: Final = 3.0
-"""Storage of a meter that 5.3.1 assumes; printed as `3 Kb`, taken from its reference [17]."""
+"""Storage of a meter that 5.3.1 assumes; printed as “3 Kb”, taken from its reference [17]."""
 
 FIGURE_7_MS: Final = {
     "Tsai and Lo 2015": 55.98,
@@ -54,7 +54,7 @@ FIGURE_7_MS: Final = {
 """5.5: time cost of other schemes, each from its own paper and hardware."""
 FIGURE_7_OWN_MS: Final = 20.59
 FIGURE_8_BITS: Final = (1376, 2240, 6144, 1538, 1376)
-"""5.5: five figures for four schemes, `respectively`; only Kumar = 1376 is certain (its section 2)."""
+"""5.5: five figures for four schemes, “respectively”; only Kumar = 1376 is certain (its section 2)."""
 FIGURE_8_OWN_BITS: Final = 1346
 KUMAR_BITS: Final = 1376
 
