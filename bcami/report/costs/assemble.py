@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bcami.report.costs import bc_ami, kms, rekeying
+from bcami.report.costs.kms_running import measure_kms
 from bcami.report.costs.primitives import measure_symmetric
 from bcami.report.document import Report, Section, Setting, paragraphs
 from bcami.report.measuring import Effort
@@ -35,7 +36,8 @@ def _bc_ami(parts: Parts) -> list[Section]:
 def _kms(parts: Parts) -> list[Section]:
     symmetric = measure_symmetric(parts.effort)
     parts.found["symmetric"] = symmetric
-    return [kms.kms_section(symmetric, kms.KmsMeasured()), rekeying.rekeying_section(rekeying.RekeyMeasured())]
+    running, rekeyed = measure_kms(parts.effort)
+    return [kms.kms_section(symmetric, running), rekeying.rekeying_section(rekeyed)]
 
 
 STEPS: Final[tuple[tuple[str, Step], ...]] = (("meters", _bc_ami), ("keys", _kms))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
+from bcami.kms.costs import height, lkh_batch, lkh_leave, star_leave
 from bcami.report.document import Chart, Column, Measured, Range, Row, Section, Series, Table
 from bcami.report.papers import rekeying as formula
 
@@ -34,7 +35,7 @@ class RekeyMeasured:
 
 def rekeying_section(found: RekeyMeasured) -> Section:
     """Return the comparison of strategies."""
-    items: list[Table | Chart] = [_leave_table(), _leave_chart(found), _batch_table(), _storage_table()]
+    items: list[Table | Chart] = [_leave_table(), _leave_chart(found), _bytes_table(), _batch_table(), _storage_table()]
     if found.flat or found.lkh:
         items.insert(1, _measured_table(found))
     return Section(
@@ -61,9 +62,9 @@ def _leave_table() -> Table:
             Row(
                 (
                     size,
-                    formula.star_leave(size),
-                    formula.lkh_leave(size, 2),
-                    formula.lkh_leave(size, DEGREE),
+                    star_leave(size),
+                    lkh_leave(size, 2),
+                    lkh_leave(size, DEGREE),
                     formula.oft_leave(size),
                     Range(fewest, most),
                     round(formula.cs_cover(size, 1)),
@@ -93,13 +94,46 @@ def _leave_table() -> Table:
     )
 
 
+def _bytes_table() -> Table:
+    wrapped = formula.AES_KW_BYTES
+    rows = []
+    for size in SIZES:
+        most, nodes = formula.treekem_leave(size)[1], height(size, 2)
+        rows.append(
+            Row(
+                (
+                    size,
+                    wrapped * star_leave(size),
+                    wrapped * lkh_leave(size, DEGREE),
+                    wrapped * formula.oft_leave(size),
+                    formula.MLS_PATH_BYTES * most + formula.MLS_NODE_BYTES * nodes,
+                    wrapped * round(formula.cs_cover(size, 1)),
+                )
+            )
+        )
+    return Table(
+        "rekey_bytes",
+        "One member leaves: bytes of the wrapped keys alone",
+        (
+            Column("members", "Members", "number"),
+            Column("star", "flat", "number"),
+            Column("lkh4", "LKH, degree 4", "number"),
+            Column("oft", "OFT", "number"),
+            Column("treekem", "MLS TreeKEM, at most", "number"),
+            Column("cs", "CS", "number"),
+        ),
+        tuple(rows),
+        text=f"{wrapped} bytes for a 128-bit key under AES-KW; in MLS suite 1, {formula.MLS_PATH_BYTES} for a path "
+        f"secret "
+        f"and {formula.MLS_NODE_BYTES} for a node key. Headers, identities and signatures come on top in every scheme.",
+    )
+
+
 def _leave_chart(found: RekeyMeasured) -> Chart:
     numbers = tuple(float(size) for size in SIZES)
     series = [
-        Series("flat, formula", "number", numbers, tuple(float(formula.star_leave(n)) for n in SIZES), line="dashed"),
-        Series(
-            "LKH 4, formula", "number", numbers, tuple(float(formula.lkh_leave(n, 4)) for n in SIZES), line="dashed"
-        ),
+        Series("flat, formula", "number", numbers, tuple(float(star_leave(n)) for n in SIZES), line="dashed"),
+        Series("LKH 4, formula", "number", numbers, tuple(float(lkh_leave(n, 4)) for n in SIZES), line="dashed"),
         Series("OFT, formula", "number", numbers, tuple(float(formula.oft_leave(n)) for n in SIZES), line="dashed"),
         Series(
             "MLS TreeKEM, at most",
@@ -155,8 +189,8 @@ def _batch_table() -> Table:
             (
                 leavers,
                 size - leavers,
-                round(formula.lkh_batch(size, 2, leavers), 1),
-                round(formula.lkh_batch(size, DEGREE, leavers), 1),
+                round(float(lkh_batch(size, 2, leavers)), 1),
+                round(float(lkh_batch(size, DEGREE, leavers)), 1),
                 round(formula.lkh_batch_worst(size, DEGREE, leavers), 1),
                 round(formula.cs_cover(size, leavers), 1),
                 formula.sd_cover(leavers),
@@ -187,9 +221,9 @@ def _storage_table() -> Table:
             (
                 size,
                 4,
-                formula.height(size, DEGREE) + 1,
-                2 * formula.height(size, 2) + 1,
-                formula.height(size, 2) + 1,
+                height(size, DEGREE) + 1,
+                2 * height(size, 2) + 1,
+                height(size, 2) + 1,
                 2 * size - 1,
                 formula.cs_member_keys(size),
                 formula.sd_member_keys(size),

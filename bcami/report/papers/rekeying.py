@@ -2,56 +2,19 @@
 
 N members, d the degree of the tree, h = ceil(log_d N) its height, r members that leave at once. Sources: LKH [RFC 2627;
 Wong, Gouda, Lam 1998], its batches [Li, Yang, Gouda, Lam 2001], OFT [Sherman, McGrew 2003], TreeKEM [RFC 9420], CS and
-SD [Naor, Naor, Lotspiech 2001].
+SD [Naor, Naor, Lotspiech 2001]. What this system does itself has its formulas in `bcami.kms.costs`.
 """
 
 import math
 from typing import Final
 
+from bcami.kms.costs import height
+
 AES_KW_BYTES: Final = 24
 """A 128-bit key wrapped by AES-KW [RFC 3394]."""
-GCM_BYTES: Final = 32
-"""A 128-bit key under AES-GCM with an implicit nonce."""
-HPKE_BYTES: Final = 65 + 16 + 16
-"""A 128-bit key under HPKE with secp256k1: encapsulation, key, tag."""
 MLS_PATH_BYTES: Final = 32 + 48
 """A path secret in MLS suite 1 (X25519)."""
 MLS_NODE_BYTES: Final = 32
-
-
-def height(members: int, degree: int) -> int:
-    """Return the height of a tree with that many leaves."""
-    levels, reach = 0, 1
-    while reach < members:
-        reach *= degree
-        levels += 1
-    return levels
-
-
-def star_leave(members: int) -> int:
-    """One unicast to each that stays."""
-    return members - 1
-
-
-def lkh_leave(members: int, degree: int) -> int:
-    """Wrapped keys in one multicast."""
-    return degree * height(members, degree) - 1
-
-
-def lkh_join(members: int, degree: int) -> int:
-    """Wrapped keys, when old members do not step by a one-way function."""
-    return height(members, degree)
-
-
-def lkh_batch(members: int, degree: int, leavers: int) -> float:
-    """Wrapped keys when so many, drawn at random, are replaced in a full tree."""
-    total = 0.0
-    everyone = math.comb(members, leavers)
-    for level in range(height(members, degree)):
-        below = members // degree**level
-        spared = math.comb(members - below, leavers) / everyone
-        total += degree ** (level + 1) * (1 - spared)
-    return total
 
 
 def lkh_batch_worst(members: int, degree: int, leavers: int) -> float:
