@@ -38,6 +38,8 @@ def simulate(
     ] = None,
     schedule: Annotated[str, typer.Option(metavar="S", help="With --twins: the one schedule that was printed.")] = "",
     byzzfuzz: Annotated[bool, typer.Option("--byzzfuzz", help="Small changes to messages of f nodes.")] = False,
+    costs: Annotated[bool, typer.Option("--costs", help="Messages and bytes against n, without faults.")] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="With --costs: where CSV and plot go.")] = Path("costs"),
     append: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the result, as docs/seeds.md has it.")
     ] = None,
@@ -47,10 +49,16 @@ def simulate(
 
     The same seed gives the same run, always. A seed that fails is shown with the command that replays it.
 
-    --twins and --byzzfuzz drive ordering alone, in rounds: far more schedules in the same time.
+    --twins and --byzzfuzz drive ordering alone, in rounds: far more schedules in the same time. --costs counts
+    messages and bytes of a fault-free run against the number of nodes, as CSV and as a plot.
 
     Example: bcami simulate --seeds 0:500 --jobs 2
     """
+    if costs:
+        from bcami.cli.simulate_costs import simulate_costs
+
+        simulate_costs(out)
+        return
     if twins or byzzfuzz:
         from bcami.cli.simulate_rounds import simulate_rounds
 

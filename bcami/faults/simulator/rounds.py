@@ -71,6 +71,11 @@ def _identities(nodes: int, window: int) -> tuple[Roster, tuple[Signer, ...]]:
     return network.roster, network.consensus
 
 
+def _certificate(collector: int, number: int) -> BatchCertificate:
+    digest = sha256(b"%d/%d" % (collector, number)).digest()
+    return BatchCertificate(0, collector, number, digest, 1, (_VOTE,))
+
+
 def _any_certificate(_: BatchCertificate) -> Reason | None:
     """Batch certificates are not what is looked at here."""
     return None
@@ -166,9 +171,12 @@ class Rounds:
         self.round += 1
 
     def restart(self, index: int) -> None:
-        """End an instance and start it from its disk."""
+        """End an instance and start it from its disk; certificates that wait are gossiped to it again."""
         item = self.instances[index]
         self._run(item, item.begin(self._clock_ms(item)))
+        for collector, last in enumerate(self.given):
+            for number in range(item.lanes[collector] + 1, last + 1):
+                self._step(item, inputs.CertificateReady(_certificate(collector, number)))
 
     def _clock_ms(self, item: Instance) -> int:
         """Every instance has a clock of its own, so that no two propose the same."""
@@ -178,8 +186,7 @@ class Rounds:
         """Let everybody know one more batch certificate; the lanes take turns."""
         collector = self.round % self.nodes
         self.given[collector] += 1
-        digest = sha256(b"%d/%d" % (collector, self.given[collector])).digest()
-        certificate = BatchCertificate(0, collector, self.given[collector], digest, 1, (_VOTE,))
+        certificate = _certificate(collector, self.given[collector])
         for item in self.instances:
             self._step(item, inputs.CertificateReady(certificate))
 
