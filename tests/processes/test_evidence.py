@@ -168,6 +168,21 @@ class TestReporter:
         asyncio.run(run())
         assert len(chain.submitted) == 1
 
+    def test_a_node_without_its_vote_log_keeps_it_and_signs_no_report(self, tmp_path, chain):
+        async def run() -> None:
+            station = Station(tmp_path, chain, may_sign=False)
+            station.reporter.observe(seen(9))
+            running = asyncio.create_task(station.reporter.run())
+            async with asyncio.timeout(20):
+                while not station.reporter.held:
+                    await asyncio.sleep(0)
+                    assert not running.done()
+            assert station.reporter._sleep_s() is None, "nothing is ever due"
+            running.cancel()
+
+        asyncio.run(run())
+        assert chain.submitted == []
+
     def test_asks_again_with_the_same_bytes_until_it_is_recorded(self, tmp_path, chain):
         chain.answers = [(UNKNOWN, None), (REFUSED, Reason.QUEUE_FULL), (REFUSED, Reason.NOT_READY)]
 

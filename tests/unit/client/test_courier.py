@@ -162,6 +162,26 @@ def test_a_hung_node_does_not_hold_up_the_others() -> None:
     assert run(work()) < 1.9, "before the request that hangs has timed out"
 
 
+def test_a_node_without_its_vote_log_is_left_alone_and_costs_no_number() -> None:
+    cluster = Cluster()
+    for node in (0, 1):  # as many as would abandon a number
+        cluster.faults[node].refuses = Reason.AMNESIA
+        cluster.faults[node].refuses_contract = "registration"
+    sent = [enrol_tx(cluster, sequence) for sequence in range(1, 9)]
+
+    async def work() -> list[Settlement]:
+        courier = courier_of(cluster)
+        try:
+            return [await courier.settle(encoded, tx_id, home=0) for encoded, tx_id in sent]
+        finally:
+            await courier.close()
+
+    settlements = run(work())
+    assert all(item.is_final and item.reason is Reason.VALID for item in settlements)
+    asked = [served.requests["POST transactions"] for served in cluster.served]
+    assert max(asked[:2]) == 1, "once each: then others are asked first"
+
+
 def test_refusals_of_weak_nodes_abandon() -> None:
     cluster = Cluster()
     encoded, tx_id = enrol_tx(cluster, 1)
