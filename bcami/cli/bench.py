@@ -59,14 +59,14 @@ def _measure(home: "HomePaths", network: "Network", seconds: float, meters: int)
 
     verify_s, sign_s, seal_s = primitive_seconds()
     limit = cores() / (len(network.nodes) * verify_s + sign_s + seal_s)
-    usage = _Usage(home, network)
+    usage = Usage(home, network)
     ids = [f"BENCH{i:06d}" for i in range(meters)]
 
     async def run(show: Callable[[str], None]) -> "tuple[Window, float, Window]":
         async with open_fleet(home) as fleet:
             show(f"registering {meters} meters")
             await fleet.enrol(ids)
-            load = Load(fleet, ids, _first_unused_start(home))
+            load = Load(fleet, ids, first_unused_start(home))
             full = await load.saturate(
                 WARM_UP_S, seconds, usage.mark, lambda done: show(f"saturated: {done:,} committed")
             )
@@ -109,7 +109,7 @@ def _measure(home: "HomePaths", network: "Network", seconds: float, meters: int)
     }
 
 
-class _Usage:
+class Usage:
     """CPU time of each role between two marks."""
 
     def __init__(self, home: "HomePaths", network: "Network") -> None:
@@ -167,7 +167,7 @@ def _mdms_behind(home: "HomePaths", network: "Network") -> float:
     return time.perf_counter() - start
 
 
-def _first_unused_start(home: "HomePaths") -> int:
+def first_unused_start(home: "HomePaths") -> int:
     """Return a half-hour from which no earlier run on this home has made readings."""
     from bcami.replay.load import FIRST_START_S
     from bcami.units import HALF_HOUR_S

@@ -45,7 +45,7 @@ def network_for_run(
     inspection, in the run's folder, and can be started again with `bcami up --home`.
     """
     run = new_run(home, what)
-    if _is_up(home):
+    if is_up(home):
         network, genesis = open_home(home)
         yield RunNetwork(run, home, network, genesis, is_own=False)
         return
@@ -68,7 +68,7 @@ def network_for_run(
             shutil.rmtree(own.folder)
 
 
-def _is_up(home: HomePaths) -> bool:
+def is_up(home: HomePaths) -> bool:
     """Tell whether every process of the home's network runs."""
     if not home.network.is_file():
         return False

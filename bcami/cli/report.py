@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bcami.paths import HomePaths
-    from bcami.report.document import Report, Setting
+    from bcami.report.costs.assemble import Parts, Step
+    from bcami.report.document import Report, Section, Setting
 
 Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help="Folder for the report; a new one in HOME/runs otherwise.")
@@ -48,9 +49,25 @@ def costs(
     effort = Effort(quick=quick, seed=seed)
     command = f"bcami report costs{' --quick' if quick else ''} --seed {seed}"
     with SCREEN.progress("report costs") as progress:
-        report = cost_report(effort, _setting(command, effort.seed, quick=quick), _steps(progress))
-        place = _write(report, _folder(home_paths(home), out, "report-costs"), progress)
+        folder = _folder(home_paths(home), out, "report-costs")
+        setting = _setting(command, effort.seed, quick=quick)
+        more = [("the running cluster", _live(home_paths(home), folder, setting.load))]
+        report = cost_report(effort, setting, folder, _steps(progress), more)
+        place = _write(report, folder, progress)
     _say(report, place)
+
+
+def _live(home: "HomePaths", folder: "Path", load: str) -> "Step":
+    """Return the step that measures running networks."""
+    from bcami.cli.report_live import LiveEffort, measure_live
+    from bcami.report.costs.live import live_section
+
+    def step(parts: "Parts") -> "list[Section]":
+        runs, probes = measure_live(home, folder, LiveEffort.of(parts.effort), parts.show)
+        parts.found["live"] = runs
+        return [live_section(runs, probes, load)]
+
+    return step
 
 
 def _setting(command: str, seed: int, *, quick: bool) -> "Setting":

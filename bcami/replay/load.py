@@ -49,9 +49,12 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Load:
-    """Makes reports for registered meters, each half-hour of each meter once."""
+    """Makes reports for registered meters, each half-hour of each meter once, so many of them to a report."""
 
-    def __init__(self, fleet: LoadFleet, meter_ids: Sequence[str], first_start_s: int = FIRST_START_S) -> None:
+    def __init__(
+        self, fleet: LoadFleet, meter_ids: Sequence[str], first_start_s: int = FIRST_START_S, *, readings: int = 1
+    ) -> None:
+        self._readings = readings
         self._fleet = fleet
         self._meter_ids = meter_ids
         self._start_s = first_start_s
@@ -96,11 +99,18 @@ class Load:
         await self._fleet.drain()
         return Window(time.perf_counter() - start, statistics.committed - committed, total, statistics.latencies)
 
+    async def one(self) -> None:
+        """Submit one report, due now."""
+        await self._one(_now_ms())
+
     async def _one(self, intended_ms: int) -> None:
         round_, place = divmod(self._next, len(self._meter_ids))
         self._next += 1
-        reading = Reading(self._start_s + HALF_HOUR_S * round_, 1_000 * (place + 1))
-        await self._fleet.submit(self._meter_ids[place], (reading,), intended_ms, position=None)
+        first = round_ * self._readings
+        report = [
+            Reading(self._start_s + HALF_HOUR_S * (first + i), 1_000 * (place + 1)) for i in range(self._readings)
+        ]
+        await self._fleet.submit(self._meter_ids[place], report, intended_ms, position=None)
 
 
 def _now_ms() -> int:

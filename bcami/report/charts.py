@@ -184,11 +184,14 @@ def _errors(series: Series) -> list[list[float]] | None:
 
 
 def _finish(axes: Any, chart: Chart) -> None:
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     for is_log, axis, scale in ((chart.x_log, axes.xaxis, axes.set_xscale), (chart.y_log, axes.yaxis, axes.set_yscale)):
         if is_log:
             scale("log")
+            low, high = axis.get_view_interval()
+            if low > 0 and high / low < 300:
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value, 3)))
             axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     numeric = _numeric_axes(axes, chart)

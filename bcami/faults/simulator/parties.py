@@ -170,11 +170,11 @@ class Meter:
         number = (0, session)
         return make_transaction(network, keys, ("registration", "register"), self.hid, number, now_ms, encode(argument))
 
-    def report(self, now_ms: int, sequence: int | None = None) -> Transaction:
+    def report(self, now_ms: int, sequence: int | None = None, sealed_bytes: int = SEALED_BYTES) -> Transaction:
         """Return a report under the next number of the session, or under a given one."""
         if sequence is None:
             self.sequence += 1
             sequence = self.sequence
-        sealed = shake_128(repr((self.hid, self.session, sequence, now_ms)).encode()).digest(SEALED_BYTES)
+        sealed = shake_128(repr((self.hid, self.session, sequence, now_ms)).encode()).digest(sealed_bytes)
         number = (self.session, sequence)
         return make_transaction(self._network, [self._key], ("usage", "report"), self.hid, number, now_ms, sealed)

@@ -1,10 +1,12 @@
 """Puts the parts of the cost report together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
-from bcami.report.costs import bc_ami, kms, rekeying
+from bcami.report.costs import bc_ami, kms, phases, rekeying
 from bcami.report.costs.kms_running import measure_kms
 from bcami.report.costs.primitives import measure_symmetric
 from bcami.report.document import Report, Section, Setting, paragraphs
@@ -19,6 +21,10 @@ class Parts:
     """What the parts find, by name: later ones use what earlier ones measured."""
 
     effort: Effort
+    scratch: Path
+    """A folder for what is measured on disk."""
+    show: Callable[[str], None]
+    """Tells what is being done within a step."""
     found: dict[str, Any] = field(default_factory=dict)
 
 
@@ -40,18 +46,43 @@ def _kms(parts: Parts) -> list[Section]:
     return [kms.kms_section(symmetric, running), rekeying.rekeying_section(rekeyed)]
 
 
-STEPS: Final[tuple[tuple[str, Step], ...]] = (("meters", _bc_ami), ("keys", _kms))
+def _phases(parts: Parts) -> list[Section]:
+    found = phases.measure_desk(parts.effort, parts.scratch, parts.show)
+    parts.found["desk"] = found
+    return [phases.phases_section(found)]
+
+
+STEPS: Final[tuple[tuple[str, Step], ...]] = (
+    ("meters", _bc_ami),
+    ("keys", _kms),
+    ("phases of a transaction", _phases),
+)
 """What is done, in the order of the report, each with what progress calls it."""
 
 
-def cost_report(effort: Effort, setting: Setting, show: Callable[[int, int, str], None]) -> Report:
-    """Measure, and return the report. `show` gets (steps done, steps in all, what is being done)."""
-    parts = Parts(effort)
+def cost_report(
+    effort: Effort,
+    setting: Setting,
+    scratch: Path,
+    show: Callable[[int, int, str], None],
+    more: Sequence[tuple[str, Step]] = (),
+) -> Report:
+    """Measure, and return the report. `show` gets (steps done, steps in all, what is being done).
+
+    `more` are steps that need what a command has: a network that runs, a data set. They come before the last ones.
+    """
+    steps = (*STEPS, *more)
     sections: list[Section] = []
-    for done, (name, step) in enumerate(STEPS):
-        show(done, len(STEPS), name)
+    parts = Parts(effort, scratch, lambda _: None)
+    for done, (name, step) in enumerate(steps):
+        show(done, len(steps), name)
+        parts.show = partial(_within, show, done, len(steps), name)
         sections += step(parts)
     return Report("costs", TITLE, _summary(parts), METHOD, setting, tuple(sections))
+
+
+def _within(show: Callable[[int, int, str], None], done: int, of: int, name: str, what: str) -> None:
+    show(done, of, f"{name}: {what}")
 
 
 METHOD: Final = paragraphs(

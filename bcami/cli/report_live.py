@@ -1,0 +1,190 @@
+"""The part of the cost report that needs a running network: makes one, loads it, watches it, and takes it down."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from bcami.cli.bench import Usage, first_unused_start
+from bcami.cli.meters import HomeFleet, open_fleet
+from bcami.cli.own_network import RunNetwork, is_up, network_for_run
+from bcami.paths import HomePaths
+from bcami.report.costs.live import LiveRun, Probe
+from bcami.report.costs.phases import BASE, READINGS
+from bcami.report.measuring import Effort
+
+if TYPE_CHECKING:
+    from bcami.replay.load import Load, Window
+
+_POLL_S: Final = 0.003
+_STALLED_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEffort:
+    """How long and on what."""
+
+    meters: int
+    warm_up_s: float
+    saturated_s: float
+    half_s: float
+    probes: int
+    nodes: tuple[int, ...]
+    readings: tuple[int, ...]
+
+    @classmethod
+    def of(cls, effort: Effort) -> "LiveEffort":
+        if effort.quick:
+            return cls(40, 1.0, 3.0, 3.0, 3, (BASE,), (1, 48))
+        return cls(200, 3.0, 12.0, 10.0, 20, (BASE, 7, 10, 13), READINGS)
+
+
+def measure_live(
+    home: HomePaths, folder: Path, effort: LiveEffort, show: Callable[[str], None]
+) -> tuple[list[LiveRun], list[Probe]]:
+    """Return what live clusters took. The user's network is used when it is up; the others are made in `folder`."""
+    runs: list[LiveRun] = []
+    probes: list[Probe] = []
+    own = HomePaths(folder / "networks")
+    for nodes in effort.nodes:
+        place = home if nodes == BASE and is_up(home) else own
+        show(f"a network of {nodes} nodes")
+        with network_for_run(place, "report-network", lambda _: None, nodes=nodes) as network:
+            found, seen = asyncio.run(_measure(network, effort, is_base=nodes == BASE, show=show))
+        runs += found
+        probes += seen
+    shutil.rmtree(own.folder, ignore_errors=True)  # logs; after an error they stay, with the network
+    return runs, probes
+
+
+async def _measure(
+    place: RunNetwork, effort: LiveEffort, *, is_base: bool, show: Callable[[str], None]
+) -> tuple[list[LiveRun], list[Probe]]:
+    from bcami.replay.load import Load
+
+    usage = Usage(place.home, place.network)
+    ids = [f"REPORT{i:05d}" for i in range(effort.meters)]
+    nodes = len(place.network.nodes)
+    runs: list[LiveRun] = []
+    probes: list[Probe] = []
+    async with open_fleet(place.home) as fleet:
+        show(f"{nodes} nodes: registering {effort.meters} meters")
+        await fleet.enrol(ids)
+        for readings in effort.readings if is_base else (1,):
+            load = Load(fleet, ids, first_unused_start(place.home), readings=readings)
+            if is_base and readings == 1:
+                show(f"{nodes} nodes: single reports")
+                await load.steady(20.0, 0.5, lambda _: None)
+                probes = await _probe(place, fleet, load, effort.probes)
+            show(f"{nodes} nodes, {readings} readings to a report: saturated")
+            full = await load.saturate(effort.warm_up_s, effort.saturated_s, usage.mark, lambda _: None)
+            await fleet.drain()
+            half: Window | None = None
+            if readings == 1:
+                show(f"{nodes} nodes: half load")
+                half = await load.steady(full.per_second / 2, effort.half_s, lambda _: None)
+            runs.append(
+                LiveRun(
+                    nodes=nodes,
+                    readings=readings,
+                    meters=effort.meters,
+                    seconds=full.seconds,
+                    committed=full.committed,
+                    full=full.latencies,
+                    half_per_second=full.per_second / 2,
+                    half=half.latencies if half else None,
+                    cpu_us=usage.per_transaction_us(full.committed),
+                )
+            )
+    return runs, probes
+
+
+class _Watch:
+    """When a node and the MDMS were first seen at each height."""
+
+    def __init__(self, node_url: str, mdms_url: str) -> None:
+        self._urls = {"height": node_url, "released_height": node_url, "stored": mdms_url}
+        self._client = httpx.AsyncClient(timeout=10.0, trust_env=False)
+        self._changed = asyncio.Event()
+        self.seen: dict[str, list[tuple[int, float]]] = {name: [] for name in self._urls}
+
+    async def run(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(_POLL_S)
+
+    async def look(self) -> None:
+        node = await self._ask(self._urls["height"])
+        self._note("height", node)
+        self._note("released_height", node)
+        self._note("stored", {"stored": (await self._ask(self._urls["stored"])).get("height")})
+
+    async def _ask(self, url: str) -> dict[str, Any]:
+        told = (await self._client.get(f"{url}/v1/status")).json()
+        return told if isinstance(told, dict) else {}
+
+    def _note(self, name: str, told: dict[str, Any]) -> None:
+        height, seen = int(told.get(name) or 0), self.seen[name]
+        if not seen or height > seen[-1][0]:
+            seen.append((height, time.perf_counter()))
+            self._changed.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Return when it holds of what was seen. Raises TimeoutError."""
+        async with asyncio.timeout(_STALLED_S):
+            while not holds():
+                self._changed.clear()
+                await self._changed.wait()
+
+    def top(self, name: str) -> int:
+        return self.seen[name][-1][0] if self.seen[name] else 0
+
+    def when(self, name: str, height: int) -> float:
+        """Return when this height was first seen reached. Raises StopIteration."""
+        return next(at for reached, at in self.seen[name] if reached >= height)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+@asynccontextmanager
+async def _watching(place: RunNetwork) -> AsyncIterator[_Watch]:
+    watch = _Watch(place.network.nodes[0].url, place.network.mdms.url)
+    await watch.look()
+    task = asyncio.create_task(watch.run())
+    try:
+        yield watch
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await watch.close()
+
+
+async def _probe(place: RunNetwork, fleet: HomeFleet, load: "Load", count: int) -> list[Probe]:
+    """Send single reports through the idle cluster and see when each height is executed, released and stored."""
+    made: list[tuple[float, float, int]] = []
+    async with _watching(place) as watch:
+        await watch.until(lambda: watch.top("stored") >= watch.top("height"))
+        for _ in range(count):
+            before, start = watch.top("height"), time.perf_counter()
+            await load.one()
+            await fleet.drain()
+            receipt = time.perf_counter()
+            await watch.until(lambda: watch.top("height") > before)  # noqa: B023
+            made.append((start, receipt, before + 1))
+        await watch.until(lambda: watch.top("stored") >= made[-1][2])
+    return [
+        Probe(
+            executed=(watch.when("height", height) - start) * 1000,
+            receipt=(receipt - start) * 1000,
+            released=(watch.when("released_height", height) - start) * 1000,
+            stored=(watch.when("stored", height) - start) * 1000,
+        )
+        for start, receipt, height in made
+    ]

@@ -1,0 +1,216 @@
+"""What the processes of a running cluster take, and how long a report is on its way: wall-clock time and CPU by "
+"role.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bcami.ami.statistics import Latencies
+from bcami.report.document import Chart, Column, Row, Section, Series, Table
+from bcami.report.measuring import exact, quartiles
+
+_PERCENTS: Final = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One report through an idle cluster: milliseconds from its making until each thing was seen."""
+
+    executed: float
+    receipt: float
+    """The meter has verified its receipt."""
+    released: float
+    stored: float
+    """The MDMS has verified, decrypted and stored it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """One shape of load on one cluster."""
+
+    nodes: int
+    readings: int
+    meters: int
+    seconds: float
+    committed: int
+    full: Latencies
+    half_per_second: float
+    half: Latencies | None
+    """At half the saturated rate, open loop; None where it was not measured."""
+    cpu_us: dict[str, float]
+    """By role for a transaction: nodes (all together), mdms, load (the meters and their client)."""
+
+    @property
+    def per_second(self) -> float:
+        return self.committed / self.seconds
+
+
+def live_section(runs: Sequence[LiveRun], probes: Sequence[Probe], load: str) -> Section:
+    """Return throughput, latency and CPU by role of live clusters."""
+    base = next(run for run in runs if run.readings == 1)
+    by_nodes = [run for run in runs if run.readings == 1]
+    return Section(
+        "live",
+        "Beyond the papers: the running cluster",
+        (
+            (
+                "Nodes and the MDMS are processes of their own on this machine, with TLS between them, HTTP in front "
+                "and "
+                "durable stores; the meters are one process more. All of them share its cores, so throughput is that "
+                "of "
+                "the "
+                "whole machine, not of a cluster of machines. CPU time by role is the figure to plan with."
+            ),
+            f"Latencies and throughput are wall-clock time: {load}.",
+        ),
+        (
+            _probe_table(probes, base),
+            _throughput_table(runs),
+            _latency_table(runs),
+            _latency_chart(base),
+            _role_chart(by_nodes),
+        ),
+    )
+
+
+def _probe_table(probes: Sequence[Probe], base: LiveRun) -> Table:
+    method = (
+        f"One report at a time through {base.nodes} idle nodes; a node and the MDMS were asked every few milliseconds."
+    )
+    rows = (
+        (
+            "executed and durable at a node",
+            [item.executed for item in probes],
+            "admission, endorsement, ordering, execution",
+        ),
+        (
+            "receipt verified by the meter",
+            [item.receipt for item in probes],
+            "certification by a strong quorum, and the way back",
+        ),
+        (
+            "released",
+            [item.released for item in probes],
+            "a rule, not a cost: two seconds after its certificate by default",
+        ),
+        ("stored by the MDMS", [item.stored for item in probes], "pulled, verified, decrypted, validated, stored"),
+    )
+    return Table(
+        "live_phases",
+        "A report's way through an idle cluster, from its making, ms",
+        (
+            Column("until", "Until it is"),
+            Column("ms", "Wall-clock time, ms", "measured"),
+            Column("what", "What happened since the line above"),
+        ),
+        tuple(Row((name, quartiles(values), what), method) for name, values, what in rows),
+    )
+
+
+def _throughput_table(runs: Sequence[LiveRun]) -> Table:
+    rows = tuple(
+        Row(
+            (
+                run.nodes,
+                run.readings,
+                exact(round(run.per_second, 1)),
+                exact(round(run.per_second * run.readings, 1)),
+                *(exact(run.cpu_us[role]) for role in ("load", "nodes", "mdms")),
+            ),
+            f"{run.committed} reports of {run.meters} meters in {run.seconds:.1f} s, closed loop.",
+        )
+        for run in runs
+    )
+    return Table(
+        "live_throughput",
+        "Throughput when saturated, and CPU time by role",
+        (
+            Column("nodes", "n", "number"),
+            Column("readings", "Readings per report", "number"),
+            Column("transactions_per_second", "Reports/s", "measured"),
+            Column("readings_per_second", "Readings/s", "measured"),
+            Column("load_us", "Meters, CPU µs per report", "measured"),
+            Column("nodes_us", "All nodes, CPU µs", "measured"),
+            Column("mdms_us", "MDMS, CPU µs", "measured"),
+        ),
+        rows,
+    )
+
+
+def _latency_table(runs: Sequence[LiveRun]) -> Table:
+    rows = []
+    for run in runs:
+        for name, latencies in (("saturated", run.full), ("half load", run.half)):
+            if latencies is not None and latencies.count:
+                cells = (exact(value or 0) for value in latencies.summary().values())
+                rows.append(
+                    Row(
+                        (run.nodes, run.readings, name, *cells, exact(latencies.ms_max), exact(latencies.count)),
+                        _CLOSED if name == "saturated" else _OPEN,
+                    )
+                )
+    return Table(
+        "live_latencies",
+        "Latency from making a report to its verified receipt, ms",
+        (
+            Column("nodes", "n", "number"),
+            Column("readings", "Readings per report", "number"),
+            Column("load", "Load"),
+            Column("p50_ms", "p50", "measured"),
+            Column("p95_ms", "p95", "measured"),
+            Column("p99_ms", "p99", "measured"),
+            Column("max_ms", "max", "measured"),
+            Column("reports", "Reports", "measured"),
+        ),
+        tuple(rows),
+    )
+
+
+_CLOSED: Final = "Closed loop: as many reports are on their way as the fleet allows, and latency is that backlog."
+_OPEN: Final = "Open loop at half the saturated rate; latency counts from when a report was due."
+
+
+def _latency_chart(run: LiveRun) -> Chart:
+    shown = [("saturated", run.full)]
+    if run.half is not None and run.half.count:
+        shown.append((f"half load, {run.half_per_second:.0f} reports/s", run.half))
+    series = []
+    for name, latencies in shown:
+        points = [(float(latencies.percentile_ms(percent) or 0), float(percent)) for percent in _PERCENTS]
+        series.append(
+            Series(
+                f"{name}, {latencies.count} reports",
+                "measured",
+                tuple(max(ms, 1.0) for ms, _ in points),
+                tuple(percent for _, percent in points),
+            )
+        )
+    return Chart(
+        "live_latency",
+        f"Latency from making a report to its verified receipt, {run.nodes} nodes",
+        "lines",
+        "latency, ms (log)",
+        "reports that were faster, %",
+        tuple(series),
+        caption="Percentiles, wall-clock time. Saturated: the backlog is what one sees; half load counts from the "
+        "time at "
+        "which a report was due, so a cluster that stalls is not spared.",
+        x_log=True,
+    )
+
+
+def _role_chart(runs: Sequence[LiveRun]) -> Chart:
+    names = tuple(f"n = {run.nodes}" for run in runs)
+    titles = {"load": "meters and their client", "nodes": "nodes, all together", "mdms": "MDMS"}
+    return Chart(
+        "live_cpu",
+        "CPU time for a report of one reading, by role",
+        "stacked",
+        "nodes of the cluster",
+        "CPU time for a report, µs",
+        tuple(
+            Series(title, "measured", names, tuple(run.cpu_us[role] for run in runs)) for role, title in titles.items()
+        ),
+        caption="Of whole processes, saturated: with HTTP, TLS, event loops and stores.",
+    )
