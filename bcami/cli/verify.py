@@ -39,7 +39,7 @@ def verify(
     built = [msgspec.to_builtins(report) for report in reports]
     SCREEN.result(
         "bcami/verify/1",
-        {"ok": all(report.ok for report in reports), "from": "genesis", "nodes": built},
+        {"ok": all(report.ok for report in reports), "from": audited_from(reports), "nodes": built},
     )
     check_audit(reports)
 
@@ -76,7 +76,16 @@ def show_audit(reports: "list[AuditReport]") -> None:
             for report in reports
         ],
     )
-    SCREEN.line("audited from genesis" if all(report.mode == "full" for report in reports) else "quick audit only")
+    full = all(report.mode == "full" for report in reports)
+    SCREEN.line(f"audited from {audited_from(reports)}" if full else "quick audit only")
+
+
+def audited_from(reports: "list[AuditReport]") -> str:
+    """Say from where the ledgers were audited: genesis, or the newest certified snapshot that a node took."""
+    snapshots = [
+        f"the certified snapshot of block {item.audited_from} ({item.name})" for item in reports if item.audited_from
+    ]
+    return ", ".join([*(["genesis"] if len(snapshots) < len(reports) else []), *snapshots])
 
 
 def check_audit(reports: "list[AuditReport]") -> None:

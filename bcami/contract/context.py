@@ -14,8 +14,7 @@ from bcami.crypto.evidence import check_evidence
 from bcami.crypto.hpke import is_valid_kem_key
 from bcami.crypto.points import point_sum
 from bcami.crypto.signatures import is_valid_public_key, verify
-from bcami.ledger.store import STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX
-from bcami.model.chain import StateEntry
+from bcami.model.chain import STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, StateEntry
 from bcami.model.evidence import Evidence, Place, evidence_id, place_id
 from bcami.model.reasons import Reason
 from bcami.model.registration import (

@@ -213,6 +213,7 @@ def inspect(
         records_checked=mark.records,
         pruned_to=walk.pruned if walk else 0,
         executed_to=full.executed_to if full else 0,
+        audited_from=walk.installed if walk else 0,
         first_error=error,
     )
 

@@ -70,6 +70,13 @@ class PendingPlaces:
             folds.append((number, [(key, _row(key, places[key])) for key in sorted(places)]))
         return folds
 
+    def all(self) -> list[Fold]:
+        """Return every slice, to be written at once."""
+        return [
+            (number, [(key, _row(key, places[key])) for key in sorted(places)])
+            for number, places in enumerate(self._slices)
+        ]
+
     def folded_after(self, folds: Sequence[Fold], height: int) -> bytes:
         """Return the record of what is folded once `folds` are written."""
         written = {number for number, _ in folds}

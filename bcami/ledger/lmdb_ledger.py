@@ -24,6 +24,7 @@ from bcami.errors import EnvironmentFault
 from bcami.ledger import records
 from bcami.ledger.environment import MAP_BYTES
 from bcami.ledger.index import SLICES, Fold, PendingPlaces
+from bcami.ledger.lmdb_snapshot import LmdbSource, StagedBlocks, drop_staged, put_places, stage, take_staged_state
 from bcami.ledger.receipts import ReceiptMaker
 from bcami.ledger.records import (
     BATCH_DECODER,
@@ -41,6 +42,7 @@ from bcami.ledger.records import (
     SIGNERS,
     STATE,
     TRANSACTIONS,
+    UNDO,
     BlockBody,
     DamagedRecordError,
     Table,
@@ -52,11 +54,19 @@ from bcami.ledger.records import (
     unpack_place,
     unpack_state,
 )
-from bcami.ledger.rules import check_certificate, check_commit, check_prune, proof_of, pruned_batch, transactions_of
-from bcami.ledger.store import LTHASH_BYTES, LedgerCommit, SignerEntry, TableSize, has_history
+from bcami.ledger.rules import (
+    check_certificate,
+    check_commit,
+    check_installed,
+    check_prune,
+    proof_of,
+    pruned_batch,
+    transactions_of,
+)
+from bcami.ledger.store import LTHASH_BYTES, LedgerCommit, SignerEntry, SnapshotSource, TableSize, has_history
 from bcami.ledger.tables import Tables, Writing
 from bcami.model.block import BlockCertificate, Header, Outcome, Receipt, header_hash
-from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
+from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateRow, StateVersion, StoredBatch, TransactionPlace
 from bcami.model.genesis import Genesis, chain_id
 from bcami.model.quorum import Quorum
 from bcami.model.transaction import Transaction
@@ -85,6 +95,8 @@ class LmdbLedger:
             if write and self._tables.get(META, records.META_FORMAT) is None:
                 self._create()
             self._check_identity()
+            if write:
+                drop_staged(self._tables)
             self._load_head()
         except BaseException:
             self._tables.close()
@@ -101,6 +113,7 @@ class LmdbLedger:
                 (records.META_PRUNED, height_key(0)),
                 (records.META_LTHASH, bytes(LTHASH_BYTES)),
                 (records.META_FOLDED, bytes(8 * SLICES)),
+                (records.META_SNAPSHOT, height_key(0)),
             ):
                 write.put(META, name, value)
 
@@ -122,9 +135,14 @@ class LmdbLedger:
             )
 
     def _load_head(self) -> None:
-        head, certified, pruned, folded = self._tables.meta(
-            records.META_HEAD, records.META_CERTIFIED, records.META_PRUNED, records.META_FOLDED
+        head, certified, pruned, folded, snapshot = self._tables.meta(
+            records.META_HEAD,
+            records.META_CERTIFIED,
+            records.META_PRUNED,
+            records.META_FOLDED,
+            records.META_SNAPSHOT,
         )
+        self._snapshot = height_of(snapshot)
         self._height, self._head_hash = height_of(head), head[8:]
         self._certified, self._pruned = height_of(certified), height_of(pruned)
         self._pending = PendingPlaces(folded)
@@ -269,6 +287,8 @@ class LmdbLedger:
             self._put_block(write, commit)
             newest = self._put_signers(write, header.height, transactions)
             self._put_folds(write, folds)
+            if certified < header.height:
+                self._put_undo(write, commit)
             self._put_state(write, commit)
             self._put_certificates(write, certificates, certified)
             write.put(META, records.META_HEAD, height_key(header.height) + new_hash)
@@ -307,6 +327,48 @@ class LmdbLedger:
                 write.put(META, records.META_PRUNED, height_key(last))
             self._pruned = last
             self._tables.release_pages()
+
+    # Snapshots.
+
+    @property
+    def snapshot_height(self) -> int:
+        return self._snapshot
+
+    def open_snapshot(self) -> SnapshotSource | None:
+        return LmdbSource(self._tables) if self._certified else None
+
+    def stage(self, bundles: Sequence[BlockBundle], rows: Sequence[StateRow], *, fresh: bool = False) -> None:
+        stage(self._tables, bundles, rows, fresh=fresh)
+
+    def install(self, header: Header, certificate: BlockCertificate, lthash: bytes) -> None:
+        if header.height <= self._height:
+            return
+        self._newest.clear()
+        with self._tables.writing() as write:
+            self._put_folds(write, self._pending.all())
+            staged = StagedBlocks(write, self._height, self._head_hash)
+            for bundle in staged:
+                block, own = bundle.block, bundle.certificate.height == bundle.block.header.height
+                transactions = transactions_of(block, bundle.batches, self._quorum)
+                self._put_block(write, LedgerCommit(block, bundle.batches, (), b""))
+                self._put_signers(write, block.header.height, transactions)
+                self._put_certificates(write, (bundle.certificate,) if own else (), block.header.height)
+                put_places(write, block)
+            is_whole = staged.height == header.height
+            check_installed(header, certificate, staged.head_hash, lthash, is_whole=is_whole)
+            self._put_certificates(write, (certificate,), header.height)
+            take_staged_state(write)
+            height = height_key(header.height)
+            for name, value in (
+                (records.META_HEAD, height + staged.head_hash),
+                (records.META_LTHASH, lthash),
+                (records.META_FOLDED, height * SLICES),
+                (records.META_SNAPSHOT, height),
+                (records.META_PRUNED, height_key(max(self._pruned, staged.pruned_to))),
+            ):
+                write.put(META, name, value)
+        self._load_head()
+        self._tables.release_pages()
 
     def close(self) -> None:
         self._tables.close()
@@ -355,6 +417,13 @@ class LmdbLedger:
         newest.update(write.get_many(SIGNERS, sorted(signers - newest.keys())))
         return newest
 
+    def _put_undo(self, write: Writing, commit: LedgerCommit) -> None:
+        """Keep what the block replaces until it is certified: a snapshot is of a certified state."""
+        keys = [key for key, _ in commit.writes]
+        held = {key: unpack_state(value) for key, value in write.get_many(STATE, keys)}
+        rows = [(key, held.get(key)) for key in keys]
+        write.put(UNDO, height_key(commit.block.header.height), encode(rows), append=True)
+
     def _put_state(self, write: Writing, commit: LedgerCommit) -> None:
         height = height_key(commit.block.header.height)
         seal = STATE.seal
@@ -376,6 +445,7 @@ class LmdbLedger:
                 write.put(CERTIFICATES, key, encode(certificate))
         if certificates:
             write.put(META, records.META_CERTIFIED, height_key(certified))
+            write.delete_up_to(UNDO, height_key(certified))
 
     # Records.
 

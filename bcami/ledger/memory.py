@@ -8,12 +8,32 @@ import msgspec
 
 from bcami.codec import encode
 from bcami.ledger.receipts import ReceiptMaker
-from bcami.ledger.rules import check_certificate, check_commit, check_prune, proof_of, pruned_batch, transactions_of
-from bcami.ledger.store import LTHASH_BYTES, LedgerCommit, SignerEntry, TableSize, has_history
+from bcami.ledger.rules import (
+    Part,
+    check_certificate,
+    check_commit,
+    check_installed,
+    check_prune,
+    check_staged,
+    is_pruned_batch,
+    proof_of,
+    pruned_batch,
+    transactions_of,
+)
+from bcami.ledger.store import LTHASH_BYTES, LedgerCommit, SignerEntry, SnapshotSource, TableSize, has_history
 from bcami.model.block import BlockCertificate, Header, Receipt, header_hash
-from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
+from bcami.model.chain import (
+    BlockBundle,
+    ChainBlock,
+    StateEntry,
+    StateRow,
+    StateVersion,
+    StoredBatch,
+    TransactionPlace,
+)
 from bcami.model.genesis import Genesis, chain_id
 from bcami.model.quorum import Quorum
+from bcami.model.transaction import Transaction
 
 
 class MemoryLedger:
@@ -31,6 +51,10 @@ class MemoryLedger:
         self._history: dict[bytes, list[StateVersion]] = {}
         self._places: dict[bytes, TransactionPlace] = {}
         self._by_signer: dict[bytes, list[SignerEntry]] = {}
+        self._undo: dict[int, dict[bytes, StateEntry | None]] = {}
+        self._staged: dict[int, BlockBundle] = {}
+        self._staged_state: dict[bytes, StateEntry] = {}
+        self._snapshot = 0
         self._receipts = ReceiptMaker(self.block, self.certificate)
 
     @property
@@ -70,13 +94,18 @@ class MemoryLedger:
             own = new_hash if certificate.height == header.height else self._own_hash(certificate.height)
             check_certificate(certificate, header.height, own)
         # What pruning drops and the world state repeats is not held twice.
-        self._commits.append(msgspec.structs.replace(commit, writes=()))
-        self._head_hash = new_hash
-        for index, (tx, outcome) in enumerate(zip(transactions, commit.block.outcomes, strict=True)):
-            self._places.setdefault(outcome.transaction_id, TransactionPlace(header.height, index))
-            self._by_signer.setdefault(tx.signer, []).append((header.height, index, outcome.transaction_id))
+        self._append(msgspec.structs.replace(commit, writes=()), new_hash, transactions)
+        self._undo[header.height] = {key: self._state.get(key) for key, _ in commit.writes}
         self._apply(commit.writes, header.height)
         self.put_certificates(certificates)
+
+    def _append(self, commit: LedgerCommit, new_hash: bytes, transactions: Sequence[Transaction]) -> None:
+        self._commits.append(commit)
+        self._head_hash = new_hash
+        height = self.height
+        for index, (tx, outcome) in enumerate(zip(transactions, commit.block.outcomes, strict=True)):
+            self._places.setdefault(outcome.transaction_id, TransactionPlace(height, index))
+            self._by_signer.setdefault(tx.signer, []).append((height, index, outcome.transaction_id))
 
     def _apply(self, writes: Sequence[tuple[bytes, bytes | None]], height: int) -> None:
         for key, value in writes:
@@ -93,6 +122,8 @@ class MemoryLedger:
         for certificate in certificates:
             self._certificates.setdefault(certificate.height, certificate)
             self._certified = max(self._certified, certificate.height)
+        for height in [item for item in self._undo if item <= self._certified]:
+            del self._undo[height]
 
     def _own_hash(self, height: int) -> bytes | None:
         if height == self.height:
@@ -143,6 +174,49 @@ class MemoryLedger:
             self._commits[height - 1] = msgspec.structs.replace(self._commits[height - 1], batches=batches)
         self._pruned = max(self._pruned, up_to_height)
 
+    # Snapshots.
+
+    @property
+    def snapshot_height(self) -> int:
+        return self._snapshot
+
+    def open_snapshot(self) -> SnapshotSource | None:
+        if self._certified == 0:
+            return None
+        return MemorySource(self._certified, self._state, self._undo)
+
+    def stage(self, bundles: Sequence[BlockBundle], rows: Sequence[StateRow], *, fresh: bool = False) -> None:
+        if fresh:
+            self._staged.clear()
+            self._staged_state.clear()
+        self._staged.update((bundle.block.header.height, bundle) for bundle in bundles)
+        self._staged_state.update(rows)
+
+    def install(self, header: Header, certificate: BlockCertificate, lthash: bytes) -> None:
+        if header.height <= self.height:
+            return
+        head_hash = self._head_hash
+        bundles = [self._staged.get(height) for height in range(self.height + 1, header.height + 1)]
+        whole = [bundle for bundle in bundles if bundle is not None]
+        for height, bundle in enumerate(whole, self.height):
+            head_hash = check_staged(bundle, height, head_hash)
+        check_installed(header, certificate, head_hash, lthash, is_whole=len(whole) == len(bundles))
+        for bundle in whole:
+            block, height = bundle.block, bundle.block.header.height
+            commit = LedgerCommit(block, bundle.batches, (), lthash if height == header.height else b"")
+            self._append(commit, header_hash(block.header), transactions_of(block, bundle.batches, self._quorum))
+            if bundle.certificate.height == height:
+                self._certificates[height] = bundle.certificate
+            if any(map(is_pruned_batch, bundle.batches)):
+                self._pruned = height
+        self._certificates[header.height] = certificate
+        self._state, self._staged_state = self._staged_state, {}
+        self._history = {
+            key: [StateVersion(entry.height, entry.value)] for key, entry in self._state.items() if has_history(key)
+        }
+        self._staged, self._undo = {}, {}
+        self._snapshot, self._certified = header.height, header.height
+
     def sizes(self) -> dict[str, TableSize]:
         return {
             "blocks": TableSize(self.height, sum(len(encode(item.block)) for item in self._commits)),
@@ -169,6 +243,30 @@ class MemoryLedger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class MemorySource:
+    """Implements `bcami.ledger.store.SnapshotSource`."""
+
+    def __init__(
+        self, height: int, state: dict[bytes, StateEntry], undo: dict[int, dict[bytes, StateEntry | None]]
+    ) -> None:
+        self.height = height
+        self._state = dict(state)
+        self._before: dict[bytes, StateEntry | None] = {}
+        for above in sorted(undo, reverse=True):
+            self._before.update(undo[above])
+
+    def part(self, after: bytes, bytes_max: int) -> tuple[list[StateRow], bool]:
+        part = Part(self._before, after, bytes_max)
+        for key in sorted(self._state):
+            if key > after and not part.is_full:
+                part.stored(key, self._state[key])
+        part.up_to(None)
+        return part.rows, part.is_last
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class MemoryPromises:

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from bcami.errors import EnvironmentFault
 from bcami.model.block import BlockCertificate, Header, Outcome
-from bcami.model.chain import StateEntry, StateVersion, StoredBatch, TransactionPlace
+from bcami.model.chain import BlockBundle, StateEntry, StateVersion, StoredBatch, TransactionPlace
 from bcami.model.consensus import Proposal
 from bcami.model.ids import U32
 
@@ -91,6 +91,10 @@ SIGNERS: Final = Table("signers")
 """Signer to the place of its newest transaction."""
 LINKS: Final = Table("links")
 """Height to the place of the same signer's transaction before, for each outcome: the chain that `by_signer` walks."""
+UNDO: Final = Table("undo")
+"""Height above the newest certificate to what the keys that the block wrote held before it."""
+STAGED: Final = Table("staged")
+"""Parts of a snapshot on their way: `b` and height to BlockBundle, `s` and state key to height and value."""
 PROMISES: Final = Table("promises")
 
 LEDGER_TABLES: Final = (
@@ -104,6 +108,8 @@ LEDGER_TABLES: Final = (
     TRANSACTIONS,
     SIGNERS,
     LINKS,
+    UNDO,
+    STAGED,
 )
 
 META_FORMAT: Final = b"format"
@@ -116,7 +122,9 @@ META_FOLDED: Final = b"folded"
 """For each slice of the transaction index the height up to which the table has it."""
 META_COUNTS: Final = b"counts"
 META_OWNER: Final = b"owner"
-LEDGER_FORMAT: Final = b"bcami ledger 1"
+META_SNAPSHOT: Final = b"snapshot"
+"""Height of the snapshot that was installed last."""
+LEDGER_FORMAT: Final = b"bcami ledger 2"
 PROMISES_FORMAT: Final = b"bcami promises 1"
 
 
@@ -153,6 +161,14 @@ def history_prefix(key: bytes) -> bytes:
     return _LENGTHS[len(key)] + key
 
 
+def staged_block_key(height: int) -> bytes:
+    return b"b" + height_key(height)
+
+
+def staged_state_key(key: bytes) -> bytes:
+    return b"s" + key
+
+
 def pack_version(previous: int, value: bytes | None) -> bytes:
     return _U64.pack(previous) + (b"\x00" if value is None else b"\x01" + value)
 
@@ -172,6 +188,10 @@ class BlockBody(msgspec.Struct, frozen=True, array_like=True):
 
 HEADER_DECODER: Final[msgspec.msgpack.Decoder[Header]] = msgspec.msgpack.Decoder(Header)
 BODY_DECODER: Final[msgspec.msgpack.Decoder[BlockBody]] = msgspec.msgpack.Decoder(BlockBody)
+BUNDLE_DECODER: Final[msgspec.msgpack.Decoder[BlockBundle]] = msgspec.msgpack.Decoder(BlockBundle)
+UNDO_DECODER: Final[msgspec.msgpack.Decoder[list[tuple[bytes, StateEntry | None]]]] = msgspec.msgpack.Decoder(
+    list[tuple[bytes, StateEntry | None]]
+)
 BATCH_DECODER: Final[msgspec.msgpack.Decoder[StoredBatch]] = msgspec.msgpack.Decoder(StoredBatch)
 CERTIFICATE_DECODER: Final[msgspec.msgpack.Decoder[BlockCertificate]] = msgspec.msgpack.Decoder(BlockCertificate)
 

@@ -46,6 +46,11 @@ class AuditReport(msgspec.Struct, frozen=True):
     pruned_to: int = 0
     executed_to: int = 0
     """Blocks up to here were executed again from genesis; 0 when nothing could execute them."""
+    audited_from: int = 0
+    """Height of the certified snapshot from which on signatures are checked and state is followed; 0: genesis.
+
+    Below it hash chain, certificates, roots, outcomes and indexes are checked all the same.
+    """
     first_error: FirstError | None = None
 
     def fault(self, what: str) -> EnvironmentFault:

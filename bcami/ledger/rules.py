@@ -1,15 +1,25 @@
 """What both implementations decide alike: whether a commit continues the chain, who signed, what pruning leaves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+from bcami.crypto.lthash import LtHash
 from bcami.crypto.verification import executed_transactions
-from bcami.ledger.store import LTHASH_BYTES, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, CommitRefused, LedgerCommit
+from bcami.ledger.store import LTHASH_BYTES, CommitRefused, LedgerCommit
 from bcami.model.batch import leaf_hash
 from bcami.model.block import BlockCertificate, Header, header_hash
-from bcami.model.chain import HEADERS_ABOVE_MAX, ChainBlock, StoredBatch
+from bcami.model.chain import (
+    HEADERS_ABOVE_MAX,
+    STATE_KEY_BYTES_MAX,
+    STATE_VALUE_BYTES_MAX,
+    BlockBundle,
+    ChainBlock,
+    StateEntry,
+    StateRow,
+    StoredBatch,
+)
 from bcami.model.quorum import Quorum
 from bcami.model.transaction import Transaction
 
@@ -100,6 +110,67 @@ def proof_of(
         if proof is not None:
             return tuple(above), proof
     return None
+
+
+def check_staged(bundle: BlockBundle, height: int, head_hash: bytes) -> bytes:
+    """Return the header hash of a staged block that follows (height, head_hash). Raises CommitRefused otherwise."""
+    header = bundle.block.header
+    if header.height != height + 1 or header.previous != head_hash:
+        raise CommitRefused(f"what is staged does not continue block {height}")
+    return header_hash(header)
+
+
+def check_installed(
+    header: Header, certificate: BlockCertificate, head_hash: bytes, lthash: bytes, *, is_whole: bool
+) -> None:
+    """Check that staged blocks end with this header, and the LtHash is that of its state. Raises CommitRefused."""
+    if not is_whole or head_hash != header_hash(header):
+        raise CommitRefused(f"what is staged does not end with block {header.height}")
+    if len(lthash) != LTHASH_BYTES or LtHash(lthash).root() != header.state_root:
+        raise CommitRefused(f"the LtHash is not that of block {header.height}")
+    check_certificate(certificate, header.height, head_hash if certificate.height == header.height else None)
+
+
+def is_pruned_batch(stored: StoredBatch) -> bool:
+    return bool(stored.leaves)
+
+
+class Part:
+    """Rows of a snapshot in key order, up to a number of bytes: stored ones, but for those that were different then."""
+
+    def __init__(self, before: Mapping[bytes, StateEntry | None], after: bytes, bytes_max: int) -> None:
+        """`before` holds what keys held then (None: nothing) that blocks above have written."""
+        self._before = before
+        self._waiting = sorted(key for key, entry in before.items() if entry is not None and key > after)[::-1]
+        self._left = bytes_max
+        self.rows: list[StateRow] = []
+
+    @property
+    def is_full(self) -> bool:
+        return self._left <= 0
+
+    def stored(self, key: bytes, entry: StateEntry) -> None:
+        """Take the next stored row."""
+        self.up_to(key)
+        if not self.is_full and key not in self._before:
+            self._add(key, entry)
+
+    def up_to(self, key: bytes | None) -> None:
+        """Take what was there then up to and with this key; None stands for the end."""
+        while self._waiting and not self.is_full and (key is None or self._waiting[-1] <= key):
+            earlier = self._waiting.pop()
+            entry = self._before[earlier]
+            assert entry is not None
+            self._add(earlier, entry)
+
+    @property
+    def is_last(self) -> bool:
+        """Tell, after the end was taken, whether nothing is left."""
+        return not self.is_full and not self._waiting
+
+    def _add(self, key: bytes, entry: StateEntry) -> None:
+        self.rows.append((key, entry))
+        self._left -= len(key) + len(entry.value)
 
 
 def check_prune(up_to_height: int, certified_height: int) -> None:

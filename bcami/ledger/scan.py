@@ -43,6 +43,7 @@ _META_NAMES: Final = (
     records.META_CERTIFIED,
     records.META_PRUNED,
     records.META_FOLDED,
+    records.META_SNAPSHOT,
     records.META_COUNTS,
 )
 

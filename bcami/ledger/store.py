@@ -15,11 +15,16 @@ from typing import Final, Protocol, Self
 import msgspec
 
 from bcami.model.block import BlockCertificate, Header, Receipt
-from bcami.model.chain import BlockBundle, ChainBlock, StateEntry, StateVersion, StoredBatch, TransactionPlace
+from bcami.model.chain import (
+    BlockBundle,
+    ChainBlock,
+    StateEntry,
+    StateRow,
+    StateVersion,
+    StoredBatch,
+    TransactionPlace,
+)
 
-STATE_KEY_BYTES_MAX: Final = 480
-"""LMDB takes keys of 511 bytes; a history key is a state key with its length and a height."""
-STATE_VALUE_BYTES_MAX: Final = 1024 * 1024
 PROMISE_KEY_BYTES_MAX: Final = 500
 LTHASH_BYTES: Final = 2048
 
@@ -51,6 +56,19 @@ class TableSize(msgspec.Struct, frozen=True):
     entries: int
     stored_bytes: int
     """Pages of the table, in bytes; for a store in memory the sum of its values."""
+
+
+class SnapshotSource(Protocol):
+    """The world state as it was after one certified block, whatever is committed meanwhile; one thread reads it."""
+
+    @property
+    def height(self) -> int: ...
+
+    def part(self, after: bytes, bytes_max: int) -> tuple[list[StateRow], bool]:
+        """Return rows above a key, in key order, until they have so many bytes, and whether these were the last."""
+
+    def close(self) -> None:
+        """Let go of it: while it is open the store keeps what has been replaced since."""
 
 
 SignerEntry = tuple[int, int, bytes]
@@ -123,6 +141,28 @@ class Ledger(Protocol):
 
     def prune(self, up_to_height: int) -> None:
         """Drop usage payloads up to a certified height; leaf hashes, results and indexes stay (protocol 7.2)."""
+
+    # Snapshots: a world state from a peer, in place of executing the blocks below it (design D5).
+
+    @property
+    def snapshot_height(self) -> int:
+        """Height of the snapshot that was installed last; the blocks up to it were not executed here. 0: none."""
+
+    def open_snapshot(self) -> SnapshotSource | None:
+        """Return the world state at the newest certificate; None while there is none.
+
+        Blocks above it are undone in it: the certified state can be given whatever stands above.
+        """
+
+    def stage(self, bundles: Sequence[BlockBundle], rows: Sequence[StateRow], *, fresh: bool = False) -> None:
+        """Keep parts of a snapshot aside; `fresh` drops earlier ones first. The ledger itself stays as it is."""
+
+    def install(self, header: Header, certificate: BlockCertificate, lthash: bytes) -> None:
+        """Take over what is staged, atomically: the blocks from `height` + 1 to the header's, and its world state.
+
+        The caller has verified all of it. A key's history begins anew with what the snapshot holds. A snapshot not
+        above the ledger is a no-op. Raises CommitRefused when what is staged is not that.
+        """
 
     def sizes(self) -> dict[str, TableSize]: ...
 

@@ -88,6 +88,11 @@ class Tables:
                 yield key, table.unseal(key, cursor.value())
                 there = cursor.next()
 
+    def reading(self) -> "Reading":
+        """Return a moment of the store that stays as it is until it is closed."""
+        with disk_faults(self.path):
+            return Reading(self.path, self._env.begin(), self._dbs)
+
     def stats(self) -> dict[str, Any]:
         """Return LMDB's figures of each table."""
         with disk_faults(self.path), self._env.begin() as txn:
@@ -128,6 +133,32 @@ class Tables:
         self._opened.close()
 
 
+class Reading:
+    """One moment of the store; of one thread at a time."""
+
+    def __init__(self, path: Path, txn: Any, dbs: dict[Table, Any]) -> None:
+        self._path = path
+        self._txn = txn
+        self._dbs = dbs
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        with disk_faults(self._path):
+            stored = self._txn.get(key, db=self._dbs[table])
+        return None if stored is None else table.unseal(key, stored)
+
+    def rows_after(self, table: Table, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys above `after` and their values."""
+        with disk_faults(self._path):
+            cursor = self._txn.cursor(self._dbs[table])
+            there = cursor.set_range(after + b"\x00") if after else cursor.first()
+            while there:
+                yield cursor.key(), table.unseal(cursor.key(), cursor.value())
+                there = cursor.next()
+
+    def close(self) -> None:
+        self._txn.abort()
+
+
 class Writing:
     """One write in progress; it sees what it has written so far."""
 
@@ -145,6 +176,24 @@ class Writing:
 
     def delete(self, table: Table, key: bytes) -> None:
         self._txn.delete(key, db=self._dbs[table])
+
+    def delete_up_to(self, table: Table, last: bytes) -> None:
+        """Delete every record whose key is at most `last`."""
+        cursor = self._txn.cursor(self._dbs[table])
+        there = cursor.first()
+        while there and cursor.key() <= last:
+            there = cursor.delete()
+
+    def clear(self, table: Table) -> None:
+        self._txn.drop(self._dbs[table], delete=False)
+
+    def rows(self, table: Table, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys and values below a prefix, of what was there before other tables are written meanwhile."""
+        cursor = self._txn.cursor(self._dbs[table])
+        there = cursor.set_range(prefix) if prefix else cursor.first()
+        while there and cursor.key().startswith(prefix):
+            yield cursor.key(), table.unseal(cursor.key(), cursor.value())
+            there = cursor.next()
 
     def has(self, table: Table, key: bytes) -> bool:
         return self._txn.get(key, db=self._dbs[table]) is not None

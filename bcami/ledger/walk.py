@@ -26,6 +26,7 @@ from bcami.ledger.records import (
     SIGNERS,
     STATE,
     TRANSACTIONS,
+    UNDO,
     height_key,
     height_of,
     pack_place,
@@ -55,6 +56,8 @@ class ChainWalk:
         self.head_hash = head[8:]
         self.certified = height_of(snapshot.meta(records.META_CERTIFIED))
         self.pruned = height_of(snapshot.meta(records.META_PRUNED))
+        self.installed = height_of(snapshot.meta(records.META_SNAPSHOT))
+        """Height of the snapshot below which nothing was executed here: keys of signers are not known there."""
         self.state_root = b""
         self.blocks_checked = 0
 
@@ -93,6 +96,14 @@ class ChainWalk:
             raise AuditError(META.name, self.height, "certified and pruned heights contradict the head")
         if self.certified and self.snapshot.certificate(self.certified) is None:
             raise AuditError(CERTIFICATES.name, self.certified, "the record is missing")
+        if self.installed > self.certified:
+            raise AuditError(META.name, self.height, "the snapshot is above the newest certificate")
+        if self.installed and self.snapshot.certificate(self.installed) is None:
+            raise AuditError(CERTIFICATES.name, self.installed, "the snapshot has no certificate")
+        if self.snapshot.entries[UNDO.name] != self.height - self.certified:
+            raise AuditError(
+                UNDO.name, self.height, "not exactly the blocks above the newest certificate can be undone"
+            )
 
     def _check_lthash(self) -> None:
         stored = self.snapshot.meta(records.META_LTHASH)
@@ -134,7 +145,7 @@ class FullWalk(ChainWalk):
         self._check_index(block)
         self._check_links(height, transactions)
         self._check_signatures(height, block, transactions)
-        if self._hooks.reexecute is not None and self.pruned == 0:
+        if self._hooks.reexecute is not None and self.pruned == 0 and self.installed == 0:
             if self._hooks.reexecute(block, batches) != header:
                 raise AuditError(STATE.name, height, "executing the block again gives another header")
             self.executed_to = height
@@ -232,7 +243,7 @@ class FullWalk(ChainWalk):
     def _check_signatures(self, height: int, block: ChainBlock, transactions: list[Transaction]) -> None:
         """Check who signed; keys come from the state below the block, as its endorsers had it."""
         signers = self._hooks.signers
-        if signers is None:
+        if signers is None or height <= self.installed:
             return
         for index, (tx, outcome) in enumerate(zip(transactions, block.outcomes, strict=True)):
             self.snapshot.mark.at(BATCHES, height)

@@ -48,11 +48,20 @@ class BlockBundle(msgspec.Struct, frozen=True, array_like=True, tag="block_bundl
     """Headers above this block, up to that of the certificate; none when it is the block's own."""
 
 
+STATE_KEY_BYTES_MAX: Final = 480
+"""LMDB takes keys of 511 bytes; a history key is a state key with its length and a height."""
+STATE_VALUE_BYTES_MAX: Final = 1024 * 1024
+
+
 class StateEntry(msgspec.Struct, frozen=True, array_like=True):
     """One value of the world state with the height that last wrote it (protocol 5.6)."""
 
-    value: bytes
+    value: Annotated[bytes, msgspec.Meta(max_length=STATE_VALUE_BYTES_MAX)]
     height: U63
+
+
+StateRow = tuple[Annotated[bytes, msgspec.Meta(min_length=1, max_length=STATE_KEY_BYTES_MAX)], StateEntry]
+"""One key of the world state and what it holds."""
 
 
 class TransactionPlace(msgspec.Struct, frozen=True, array_like=True):

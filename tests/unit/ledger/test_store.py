@@ -5,9 +5,9 @@ import pytest
 
 from bcami.crypto.roster import Roster
 from bcami.crypto.verification import verify_bundle, verify_receipt
-from bcami.ledger.store import STATE_KEY_BYTES_MAX, CommitRefused, LedgerCommit
+from bcami.ledger.store import CommitRefused, LedgerCommit
 from bcami.model.block import header_hash
-from bcami.model.chain import StateEntry, StateVersion, StoredBatch, TransactionPlace
+from bcami.model.chain import STATE_KEY_BYTES_MAX, StateEntry, StateVersion, StoredBatch, TransactionPlace
 from bcami.model.reasons import Reason
 from tests.unit.ledger.chain import CHAIN, GENESIS, ChainMaker, certify, guard, random_chain, signer, usage
 
