@@ -19,8 +19,10 @@ from bcami.ledger.records import (
     LINKS,
     META,
     SIGNERS,
+    STAGED,
     STATE,
     TRANSACTIONS,
+    UNDO,
     DamagedRecordError,
     Table,
     height_key,
@@ -115,7 +117,7 @@ class Scan:
     def _height_of(self, table: Table, ordinal: int, previous: bytes, key: bytes, stored: bytes) -> int | None:
         if table in _BY_HEIGHT:
             return ordinal + 1
-        if table is META:
+        if table in (META, STAGED):
             return self._snapshot.last_block
         original = find_original(table, key, stored)
         if table is BATCHES:
@@ -147,6 +149,7 @@ class Scan:
             CERTIFICATES: self._first_missing_certificate,
             TRANSACTIONS: self._first_missing_transaction,
             HISTORY: self._first_missing_version,
+            UNDO: self._first_missing_undo,
         }
         found = finders[table]() if table in finders else None
         # The world state, and the newest places, are those after the last block.
@@ -174,6 +177,12 @@ class Scan:
                     continue
                 if self._snapshot.get(TRANSACTIONS, tx_id[: records.ID_BYTES], height) is None:
                     return height
+        return None
+
+    def _first_missing_undo(self) -> int | None:
+        for height in range(height_of(self._snapshot.meta(records.META_CERTIFIED)) + 1, self.height + 1):
+            if self._snapshot.get(UNDO, height_key(height), height) is None:
+                return height
         return None
 
     def _first_missing_version(self) -> int | None:

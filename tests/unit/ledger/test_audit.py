@@ -17,6 +17,7 @@ from bcami.ledger.position import POSITION_BYTES, PositionMark
 from bcami.ledger.records import LEDGER_TABLES, height_key, height_of
 from bcami.ledger.report import AuditHooks
 from bcami.model.block import header_hash
+from bcami.model.chain import StateEntry
 from tests.unit.ledger import hooks
 from tests.unit.ledger.chain import GENESIS, METER, ChainMaker, certify, random_chain, signer, usage
 from tests.unit.ledger.test_lmdb_ledger import ROOT
@@ -37,6 +38,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     with LmdbLedger(tmp_path / "ledger", GENESIS) as ledger:
         for commit in random_chain(BLOCKS):
             ledger.commit(commit, [certify(commit)] if commit.block.header.height <= BLOCKS - 2 else [])
+        ledger.stage([ledger.bundle(1)], [(b"key", StateEntry(b"value", 1))])
         assert all(size.entries for size in ledger.sizes().values())
     return tmp_path / "ledger"
 
@@ -65,7 +67,7 @@ def rows(folder: Path, table: str) -> list[tuple[bytes, bytes]]:
 
 def block_of(table: str, key: bytes, stored: bytes) -> int:
     """Return the block that the audit has to name for a record."""
-    if table == "meta":
+    if table in {"meta", "staged"}:
         return BLOCKS
     if table in {"state", "transactions", "signers"}:
         return height_of(stored)
