@@ -155,7 +155,7 @@ def absent_transactions(certificate: BatchCertificate, quorum: Quorum) -> frozen
 def verify_receipt(receipt: Receipt, roster: Roster) -> Reason | None:
     """Check that a certified block gave this outcome to this transaction (protocol 5.3)."""
     header = receipt.header
-    refused = _check_header(header, receipt.certificate, roster)
+    refused = verify_header(header, receipt.certificate, roster)
     if refused is not None:
         return refused
     leaf = result_leaf(receipt.outcome, receipt.index)
@@ -163,7 +163,7 @@ def verify_receipt(receipt: Receipt, roster: Roster) -> Reason | None:
     return None if root == header.results_root else Reason.BAD_PROOF
 
 
-def _check_header(header: Header, certificate: BlockCertificate, roster: Roster) -> Reason | None:
+def verify_header(header: Header, certificate: BlockCertificate, roster: Roster) -> Reason | None:
     """Check that the header is of this chain and that the certificate is valid and of this header."""
     if header.chain != roster.chain:
         return Reason.WRONG_CHAIN
@@ -179,7 +179,7 @@ def _check_proof(
 ) -> Reason | None:
     """Check that the certificate is valid and of the last header, and each header names the hash of the one below."""
     line = (header, *above)
-    refused = _check_header(line[-1], certificate, roster)
+    refused = verify_header(line[-1], certificate, roster)
     if refused is not None:
         return refused
     for lower, upper in pairwise(line):

@@ -58,6 +58,12 @@ class BatchPool:
     def drop(self, digest: bytes) -> None:
         self._held.pop(digest, None)
 
+    def drop_executed(self, lanes: Sequence[int]) -> None:
+        """Forget what is not above the last executed number of its lane."""
+        self._held = {
+            digest: item for digest, item in self._held.items() if item.batch.number > lanes[item.batch.collector]
+        }
+
     @property
     def held_bytes(self) -> int:
         return sum(item.size_bytes for item in self._held.values())

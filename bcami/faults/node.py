@@ -178,6 +178,12 @@ class FaultyNode(NodeCore):
     def block_durable(self, height: int, now_ms: int) -> list[Effect]:
         return self._leave(super().block_durable(height, now_ms), now_ms)
 
+    def snapshot_staged(self, now_ms: int) -> list[Effect]:
+        return self._leave(super().snapshot_staged(now_ms), now_ms)
+
+    def snapshot_installed(self, now_ms: int) -> list[Effect]:
+        return self._leave(super().snapshot_installed(now_ms), now_ms)
+
     def contribute(self, request: ContributionRequest, now_ms: int) -> ContributionAnswer | Reason:
         answer = super().contribute(request, now_ms)
         for lease in self.leases(now_ms):

@@ -25,6 +25,7 @@ class NodeMetrics:
         self._syncs = Counter(
             "bcami_sync_requests", "Requests for blocks that this node lacked", registry=self.registry
         )
+        self._snapshots = Counter("bcami_snapshots_installed", "World states taken from a peer", registry=self.registry)
         self._height = Gauge("bcami_height", "Executed height", registry=self.registry)
         self._certified = Gauge("bcami_certified_height", "Certified height", registry=self.registry)
         self._view = Gauge("bcami_view", "Current view", registry=self.registry)
@@ -59,6 +60,9 @@ class NodeMetrics:
                 self._equivocations.inc()
             case events.SyncProgress():
                 self._syncs.inc()
+            case events.SnapshotInstalled(height, _):
+                self._snapshots.inc()
+                self._height.set(height)
             case events.Halted():
                 self._halted.set(1)
             case events.Amnesia():

@@ -22,6 +22,7 @@ from bcami.model.chain import (
 )
 from bcami.model.quorum import Quorum
 from bcami.model.transaction import Transaction
+from bcami.model.wire import SNAPSHOT_ROW_BYTES
 
 USAGE_CONTRACT: Final = "usage"
 
@@ -170,7 +171,7 @@ class Part:
 
     def _add(self, key: bytes, entry: StateEntry) -> None:
         self.rows.append((key, entry))
-        self._left -= len(key) + len(entry.value)
+        self._left -= SNAPSHOT_ROW_BYTES + len(key) + len(entry.value)
 
 
 def check_prune(up_to_height: int, certified_height: int) -> None:

@@ -57,6 +57,13 @@ class SyncProgress(msgspec.Struct, frozen=True, tag="sync_progress"):
     peer: int
 
 
+class SnapshotInstalled(msgspec.Struct, frozen=True, tag="snapshot_installed"):
+    """This node took a peer's world state in place of executing blocks (protocol 5.5)."""
+
+    height: int
+    peer: int
+
+
 class Halted(msgspec.Struct, frozen=True, tag="halted"):
     """The node stopped ordering, with the reason for its operator."""
 
@@ -95,6 +102,7 @@ Observation = (
     | ViewEntered
     | EquivocationSeen
     | SyncProgress
+    | SnapshotInstalled
     | Halted
     | Amnesia
     | ContractFault

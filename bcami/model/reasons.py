@@ -92,6 +92,7 @@ class Reason(StrEnum):
     OVER_QUOTA = "over_quota"
     BEHIND = "behind"
     STALE = "stale"
+    PRUNED = "pruned"
 
 
 BUSY_REASONS: Final = frozenset(
@@ -181,6 +182,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.TOO_LARGE: "it is larger than a proposal may be",
         Reason.OVER_QUOTA: "there is as much of its kind as is kept already",
         Reason.BEHIND: "this node has not reached that height yet",
+        Reason.PRUNED: "the peer has dropped the payloads of the block, as it may after the MDMS has them",
         Reason.STALE: "it is about something that is over",
     }
 )

@@ -6,10 +6,11 @@ import msgspec
 
 from bcami.codec import Codec
 from bcami.model.batch import Batch, BatchCertificate, Endorsement
-from bcami.model.chain import BlockBundle
+from bcami.model.block import BlockCertificate, Header
+from bcami.model.chain import STATE_KEY_BYTES_MAX, BlockBundle, StateRow
 from bcami.model.consensus import ConsensusMessage
 from bcami.model.ids import U63, Hash, ReplicaId
-from bcami.units import MIB
+from bcami.units import KIB, MIB
 
 FRAME_BYTES_MAX: Final = 80 * MIB
 """Limit of a bulk frame, checked on the length prefix before anything is allocated."""
@@ -56,8 +57,45 @@ class FetchBlocks(msgspec.Struct, frozen=True, array_like=True, tag="fetch_block
     last: U63
 
 
+SNAPSHOT_PART_BYTES: Final = 512 * KIB
+"""A part of a snapshot ends with the row that reaches this."""
+SNAPSHOT_ROW_BYTES: Final = 16
+"""What a row counts beside its bytes, so that the number of rows is bounded too."""
+_ROWS_MAX: Final = SNAPSHOT_PART_BYTES // SNAPSHOT_ROW_BYTES + 1
+
+
+class FetchSnapshot(msgspec.Struct, frozen=True, array_like=True, tag="fetch_snapshot"):
+    """Asks for a part of the certified world state (protocol 5.5)."""
+
+    height: U63
+    """Of the snapshot that the sender is taking; 0 for the newest one."""
+    after: Annotated[bytes, msgspec.Meta(max_length=STATE_KEY_BYTES_MAX)]
+    """The last key that it has."""
+
+
+class SnapshotPart(msgspec.Struct, frozen=True, array_like=True, tag="snapshot_part"):
+    """Rows of the world state after one block, in key order."""
+
+    header: Header
+    certificate: BlockCertificate
+    """The header's own."""
+    after: Annotated[bytes, msgspec.Meta(max_length=STATE_KEY_BYTES_MAX)]
+    """The key that the rows follow; empty in the first part."""
+    rows: Annotated[tuple[StateRow, ...], msgspec.Meta(max_length=_ROWS_MAX)]
+    is_last: bool
+
+
 PeerMessage = (
-    ConsensusMessage | Batch | Endorsement | BatchCertificate | Status | FetchBatch | FetchBlocks | BlockBundle
+    ConsensusMessage
+    | Batch
+    | Endorsement
+    | BatchCertificate
+    | Status
+    | FetchBatch
+    | FetchBlocks
+    | BlockBundle
+    | FetchSnapshot
+    | SnapshotPart
 )
 
 PEER_CODEC: Final[Codec[PeerMessage]] = Codec(PeerMessage, FRAME_BYTES_MAX)

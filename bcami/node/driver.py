@@ -168,6 +168,12 @@ class Driver:
                     self._commit(effect)
                 case core.SaveCertificate(certificate):
                     self._certificates.append(certificate)
+                case core.StageSnapshot():
+                    self._stage(effect)
+                case core.InstallSnapshot(header, certificate, lthash):
+                    self._write_to_ledger(
+                        partial(self._ledger.install, header, certificate, lthash), self._snapshot_installed
+                    )
                 case core.SetTimer(name, delay_ms):
                     self._set_timer(name, delay_ms)
                 case core.CancelTimer(name):
@@ -238,6 +244,24 @@ class Driver:
         if not self._failed(future, "the ledger"):
             self._step(self.core.block_durable, height, now_ms())
 
+    def _stage(self, effect: core.StageSnapshot) -> None:
+        write = partial(self._ledger.stage, effect.bundles, effect.rows, fresh=effect.fresh)
+        self._write_to_ledger(write, lambda: self._step(self.core.snapshot_staged, now_ms()))
+
+    def _snapshot_installed(self) -> None:
+        self._step(self.core.snapshot_installed, now_ms())
+        self._tell_of_blocks()
+
+    def _write_to_ledger(self, write: Callable[[], None], then: Callable[[], None]) -> None:
+        """Write on the ledger's thread, after all that was to be written before, then go on."""
+
+        def written(future: "asyncio.Future[None]") -> None:
+            if not self._failed(future, "the ledger"):
+                then()
+
+        if not self._stopped:
+            asyncio.get_running_loop().run_in_executor(self._ledger_thread, write).add_done_callback(written)
+
     def _save_certificates(self) -> None:
         certificates, self._certificates = self._certificates, []
         if self._stopped:
@@ -249,8 +273,11 @@ class Driver:
 
     def _certificates_written(self, future: "asyncio.Future[None]") -> None:
         if not self._failed(future, "the ledger"):
-            seen, self._blocks_seen = self._blocks_seen, asyncio.Event()
-            seen.set()
+            self._tell_of_blocks()
+
+    def _tell_of_blocks(self) -> None:
+        seen, self._blocks_seen = self._blocks_seen, asyncio.Event()
+        seen.set()
 
     def _failed(self, future: "asyncio.Future[None]", what: str) -> bool:
         """After a failed durable write a node must not vote again: stop, say so (fault F16)."""

@@ -29,6 +29,7 @@ from bcami.model.wire import (
     VOTE_FRAME_BYTES_MAX,
     Hello,
     PeerMessage,
+    SnapshotPart,
 )
 from bcami.units import MIB
 
@@ -300,7 +301,7 @@ class Transport:
                 self._enqueue(peer, message, data)
 
     def _enqueue(self, peer: int, message: PeerMessage, data: bytes) -> None:
-        lane = "bulk" if isinstance(message, Batch | BlockBundle) else "votes"
+        lane = "bulk" if isinstance(message, Batch | BlockBundle | SnapshotPart) else "votes"
         outgoing = self._lanes.get((peer, lane))
         if outgoing is None:
             return

@@ -111,6 +111,16 @@ class Shell:
                 )
             case core.SaveCertificate(certificate):
                 self._certificates.append(certificate)
+            case core.StageSnapshot(bundles, rows, fresh):
+                self._write_ledger(
+                    lambda: self._disk.ledger.stage(bundles, rows, fresh=fresh),
+                    lambda: self.step(self.core.snapshot_staged(self.now_ms)),
+                )
+            case core.InstallSnapshot(header, certificate, lthash):
+                self._write_ledger(
+                    lambda: self._disk.ledger.install(header, certificate, lthash),
+                    lambda: self.step(self.core.snapshot_installed(self.now_ms)),
+                )
             case core.SetTimer(name, delay_ms):
                 self._set_timer(name, delay_ms)
             case core.CancelTimer(name):

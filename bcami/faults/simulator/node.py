@@ -62,7 +62,7 @@ class _Group:
     sends: list[core.Send | core.Broadcast] = field(default_factory=list)
 
 
-_LedgerWrite = core.CommitBlock | tuple[BlockCertificate, ...]
+_LedgerWrite = core.CommitBlock | core.StageSnapshot | core.InstallSnapshot | tuple[BlockCertificate, ...]
 
 
 class Machine:
@@ -218,6 +218,8 @@ class Life:
                 case core.SaveCertificate(certificate):
                     self._where.certified(self.machine, certificate)
                     self._certificates.append(certificate)
+                case core.StageSnapshot() | core.InstallSnapshot():
+                    self._write_to_ledger(effect)
                 case core.SetTimer(name, delay_ms):
                     self._timer_count += 1
                     self._timers[name] = self._timer_count
@@ -320,18 +322,36 @@ class Life:
         self._ledger_writes.popleft()
         if self._ledger_writes:
             self._events.after(self._write_ms(), self._ledger_written)
-        if isinstance(write, core.CommitBlock):
-            self._happen(self._block_durable, write.commit.block.header.height)
+        match write:
+            case core.CommitBlock():
+                self._happen(self._block_durable, write.commit.block.header.height)
+            case core.StageSnapshot():
+                self._happen(self._snapshot_staged)
+            case core.InstallSnapshot():
+                self._happen(self._snapshot_installed, write.header.height)
+            case _:
+                pass
 
     def _block_durable(self, height: int) -> None:
         self._step(f"durable {height}", self.core.block_durable, height, self.machine.clock_ms)
 
+    def _snapshot_staged(self) -> None:
+        self._step("staged", self.core.snapshot_staged, self.machine.clock_ms)
+
+    def _snapshot_installed(self, height: int) -> None:
+        self._step(f"installed {height}", self.core.snapshot_installed, self.machine.clock_ms)
+
     def _apply_to_ledger(self, write: _LedgerWrite) -> None:
         ledger = self.machine.disk.ledger
-        if isinstance(write, core.CommitBlock):
-            ledger.commit(write.commit, write.own_certificates)
-        else:
-            ledger.put_certificates(write)
+        match write:
+            case core.CommitBlock():
+                ledger.commit(write.commit, write.own_certificates)
+            case core.StageSnapshot():
+                ledger.stage(write.bundles, write.rows, fresh=write.fresh)
+            case core.InstallSnapshot():
+                ledger.install(write.header, write.certificate, write.lthash)
+            case _:
+                ledger.put_certificates(write)
 
     # The disk.
 

@@ -22,7 +22,7 @@ from bcami.model import events
 from bcami.model.batch import Batch, BatchCertificate, Endorsement
 from bcami.model.chain import BlockBundle
 from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepare, ViewChange
-from bcami.model.wire import FetchBatch, FetchBlocks, PeerMessage, Status
+from bcami.model.wire import FetchBatch, FetchBlocks, FetchSnapshot, PeerMessage, SnapshotPart, Status
 from bcami.node.core import effects as core
 
 
@@ -54,6 +54,10 @@ def describe(message: PeerMessage) -> str:
             return f"fetch blocks {message.first}-{message.last}"
         case BlockBundle():
             return f"block h{message.block.header.height}"
+        case FetchSnapshot():
+            return f"fetch snapshot h{message.height} {message.after[:4].hex()}"
+        case SnapshotPart():
+            return f"snapshot h{message.header.height} x{len(message.rows)}{' end' if message.is_last else ''}"
         case _:  # a kind that is newer than this list
             return type(message).__name__
 

@@ -61,6 +61,10 @@ class Tickets:
         """Transactions for which somebody waits."""
         return len(self._waiting)
 
+    def awaited_ids(self) -> list[bytes]:
+        """Return the transactions that somebody waits for, or that this node took in."""
+        return sorted(self._pending | self._waiting.keys())
+
     def is_pending(self, tx_id: bytes) -> bool:
         return tx_id in self._pending
 

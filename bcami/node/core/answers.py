@@ -45,9 +45,24 @@ class Answers:
         self._blocks: dict[int, _Block] = {}
         self._placed: dict[bytes, tuple[int, int]] = {}
         """Where the first outcome of a transaction stands, for the blocks that are kept here."""
+        self._look_back()
+
+    def _look_back(self) -> None:
+        ledger = self._ledger
         for height in range(max(1, ledger.certified_height - LOOK_BACK_BLOCKS), ledger.height + 1):
             if ledger.certificate(height) is None:
                 self._recall(height)
+
+    def restart(self) -> list[int]:
+        """Go on from where the ledger stands, after a snapshot; returns the tickets that are complete with it."""
+        self._blocks.clear()
+        self._placed.clear()
+        self._look_back()
+        ready: list[int] = []
+        for tx_id in self.tickets.awaited_ids():
+            if (known := self.known(tx_id)) is not None:
+                ready += self.tickets.resolve(tx_id, *known)
+        return ready
 
     # Blocks.
 

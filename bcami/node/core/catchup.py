@@ -18,6 +18,10 @@ BLOCKS_PER_REQUEST: Final = 32
 GAP_AT_ONCE: Final = 4
 """A gap of this many heights is asked for at once; a smaller one only when nothing moved for a while, or when the
 newest block came on request as well: then the votes for the next one may have passed while this node was away."""
+FAR_BLOCKS: Final = 10_000
+"""Behind by more, a node takes a snapshot in place of executing the blocks."""
+STUCK_MS: Final = 5_000
+"""Where a single peer answers, and has pruned what is needed, it is believed after this long."""
 BARRED_MS_MAX: Final = 16_000
 """No peer goes unasked for longer, so one that was only slow or cut off is found again."""
 
@@ -25,7 +29,9 @@ BARRED_MS_MAX: Final = 16_000
 @dataclass(slots=True)
 class _Peer:
     certified: int = 0
-    """Highest certified height that it claims."""
+    """Highest certified height that it is taken to have."""
+    claimed: int = 0
+    """The same as its last status says."""
     first: int = 1
     last: int = 0
     """Range of the newest request to it."""
@@ -48,6 +54,9 @@ class CatchUp:
         self._weak = weak
         self._peers: dict[int, _Peer] = {}
         self._target = 0
+        self.far_blocks = FAR_BLOCKS
+        self._pruned: set[int] = set()
+        """Peers that have no payloads of the next block any more."""
         self._request: _Request | None = None
         self._turn = 0
         self._seen_height = -1
@@ -57,7 +66,8 @@ class CatchUp:
 
     def heard(self, status: Status) -> None:
         """Take a peer's word of where it stands; one that has less than it was asked for need not be waited for."""
-        self._peers.setdefault(status.replica, _Peer()).certified = status.certified
+        known = self._peers.setdefault(status.replica, _Peer())
+        known.certified = known.claimed = status.certified
         request = self._request
         if request is not None and request.peer == status.replica:
             request.last = min(request.last, status.certified)
@@ -73,7 +83,7 @@ class CatchUp:
     def gone(self, peer: int) -> None:
         known = self._peers.get(peer)
         if known is not None:
-            known.certified = 0
+            known.certified = known.claimed = 0
 
     def want(self, height: int) -> None:
         """Say that a verified certificate for this height exists."""
@@ -95,6 +105,7 @@ class CatchUp:
         if executed != self._seen_height:
             self._delivered = executed if self._seen_height < 0 else self._delivered
             self._seen_height, self._seen_ms = executed, elapsed_ms
+            self._pruned.clear()
         able = [number for number, peer in sorted(self._peers.items()) if peer.certified > executed]
         claimed = max([self._target, *(self._peers[number].certified for number in able)])
         if claimed <= executed or not able or not self._is_due(executed, elapsed_ms):
@@ -111,6 +122,41 @@ class CatchUp:
         peer.first, peer.last = executed + 1, min(executed + BLOCKS_PER_REQUEST, peer.certified)
         self._request = _Request(chosen, peer.last, elapsed_ms)
         return chosen, peer.first, peer.last
+
+    def pruned(self, peer: int, elapsed_ms: int) -> None:
+        """Take note that a peer has the next block without its payloads: others may have them."""
+        self._pruned.add(peer)
+        self._peers.setdefault(peer, _Peer()).barred_until_ms = elapsed_ms + ASK_AGAIN_MS
+        if self._request is not None and self._request.peer == peer:
+            self._request = None
+
+    def needs_snapshot(self, executed: int, elapsed_ms: int) -> bool:
+        """Tell whether blocks lead no further.
+
+        One correct peer at least has pruned the next one, or the only peer that answers has; or there are too many.
+        """
+        if max((peer.claimed for peer in self._peers.values()), default=0) <= executed:
+            return False
+        is_stuck = bool(self._pruned) and elapsed_ms - self._seen_ms >= STUCK_MS
+        return is_stuck or len(self._pruned) >= self._weak or self.best_certified - executed > self.far_blocks
+
+    def snapshot_peer(self, executed: int, elapsed_ms: int) -> tuple[int, int] | None:
+        """Return (peer, certified height that it claims) of whom to take a snapshot from; None for nobody now.
+
+        Not from one that claims less than weak peers do, of which one is correct.
+        """
+        claims = sorted((peer.claimed for peer in self._peers.values()), reverse=True)
+        least = max(claims[self._weak - 1] if len(claims) >= self._weak else 0, executed + 1)
+        free = [
+            number
+            for number, peer in sorted(self._peers.items())
+            if peer.claimed >= least and (peer.barred_until_ms <= elapsed_ms or number in self._pruned)
+        ]
+        if not free:
+            return None
+        self._turn += 1
+        chosen = free[self._turn % len(free)]
+        return chosen, self._peers[chosen].claimed
 
     def _is_due(self, executed: int, elapsed_ms: int) -> bool:
         request = self._request
@@ -139,6 +185,7 @@ class CatchUp:
         """Take nothing more for the newest request to this peer: it sent something wrong."""
         known = self._peers.setdefault(peer, _Peer())
         known.first, known.last = 1, 0
+        self._pruned.discard(peer)
         self.failed(peer, elapsed_ms)
 
     def failed(self, peer: int, elapsed_ms: int) -> None:

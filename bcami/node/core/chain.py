@@ -53,6 +53,8 @@ class Chain:
         self.decided: dict[int, Decision] = {}
         self.writing: dict[int, ExecutedBlock] = {}
         """Blocks on their way to disk."""
+        self.is_suspended = False
+        """No block is executed while a snapshot comes."""
         self.certificates: dict[int, BlockCertificate] = {}
         """Of blocks that are not durable here yet."""
         self._roster = roster
@@ -83,7 +85,7 @@ class Chain:
 
     def execute_ready(self) -> None:
         """Execute decided heights in order, as far as their batches are here; `wanted` tells what is missing."""
-        while not self.halted:
+        while not self.halted and not self.is_suspended:
             decision = self.decided.get(self.height + 1)
             if decision is None:
                 return
@@ -107,7 +109,7 @@ class Chain:
         if reason is not None:
             return reason
         if any(stored.leaves for stored in bundle.batches):
-            return Reason.STALE  # its payloads are pruned
+            return Reason.PRUNED
         held = {item.digest: item for item in (hold(stored.batch, self._roster.chain) for stored in bundle.batches)}
         result = self._executor.execute(bundle.block.proposal, held.get)
         if isinstance(result, MissingBatches):
@@ -138,6 +140,14 @@ class Chain:
         count = block.header.transaction_count
         self._out.observe(events.BlockExecuted(height, decision.view, count, rejected))
         self._out.add(out.CommitBlock(block.commit, decision.certificate))
+
+    def installed(self, height: int) -> None:
+        """Go on above a snapshot: what was decided below it is in it."""
+        self.durable = height
+        self.is_suspended = False
+        self.decided = {item: decision for item, decision in self.decided.items() if item > height}
+        self.certificates = {item: known for item, known in self.certificates.items() if item > height}
+        self._ready(self._answers.restart())
 
     # Durable, certified.
 

@@ -3,7 +3,7 @@
     dissemination  batches and endorsements        submissions  what clients ask to be taken in
     chain          decided, executed, written      answers      outcomes, certificates, who waits
     execution      a proposal into a block         world        the state that execution reads
-    catchup        blocks that this node lacks     fetching     batches that it lacks
+    sync           blocks, or a snapshot           fetching     batches that this node lacks
     gaps           certificates that never came    serving      what peers may ask for
 
 Ordering is `bcami.pbft`. In here is only who tells whom.
@@ -29,7 +29,7 @@ from bcami.model.consensus import Checkpoint, Commit, NewView, Prepare, PrePrepa
 from bcami.model.reasons import Reason, explain
 from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.transaction import Transaction, transaction_id
-from bcami.model.wire import FetchBatch, FetchBlocks, PeerMessage, Status
+from bcami.model.wire import FetchBatch, FetchBlocks, FetchSnapshot, PeerMessage, SnapshotPart, Status
 from bcami.node.core import effects as out
 from bcami.node.core.admission import Tickets
 from bcami.node.core.answers import Answers
@@ -44,6 +44,7 @@ from bcami.node.core.gaps import Gaps
 from bcami.node.core.refusals import Refusals
 from bcami.node.core.serving import Serving, batch_bytes
 from bcami.node.core.submissions import Submissions
+from bcami.node.core.sync import Sync
 from bcami.node.core.world import WorldState
 from bcami.pbft import effects as pbft_out
 from bcami.pbft import inputs as pbft_in
@@ -51,8 +52,6 @@ from bcami.pbft.records import Restored
 from bcami.pbft.replica import Replica
 
 STATUS_MS: Final = 500
-WRITES_BEHIND_MAX: Final = 32
-"""Blocks that catch-up executes ahead of the disk."""
 
 ConsensusMessage = PrePrepare | Prepare | Commit | Checkpoint | ViewChange | NewView
 
@@ -100,6 +99,7 @@ class NodeCore:
         self._gaps = Gaps(roster, replica)
         self._serving = Serving(roster, replica, signer, ledger, self._pool, self._answers, self._out)
         self.chain = Chain(roster, replica, ledger, self.executor, self._pool, self._answers, self._out)
+        self._sync = Sync(roster, self.catchup, self.chain, self.executor, self._out)
         self.pbft = self._make_replica(self._restore(promises or ()))
 
     def _restore(self, promises: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -166,7 +166,7 @@ class NodeCore:
         return self._out.take()
 
     def disconnected(self, peer: int) -> list[out.Effect]:
-        self.catchup.gone(peer)
+        self._sync.gone(peer)
         return self._out.take()
 
     def receive(self, peer: int, message: PeerMessage, now_ms: int) -> list[out.Effect]:
@@ -190,6 +190,10 @@ class NodeCore:
                     self._send_status(peer)  # what has come since: who catches up need not wait for the next round
             case BlockBundle():
                 self._on_bundle(peer, message, now_ms)
+            case FetchSnapshot():
+                self._serving.on_fetch_snapshot(peer, message, self._elapsed.ms)
+            case SnapshotPart():
+                self._on_snapshot_part(peer, message)
             case _:
                 assert_never(message)
         return self._out.take()
@@ -231,6 +235,35 @@ class NodeCore:
         if not self.halted:
             self._lanes.retry_behind(self.chain.durable, elapsed_ms)
             self._ask_for_blocks()
+        self._cut(now_ms)
+        return self._out.take()
+
+    def snapshot_staged(self, now_ms: int) -> list[out.Effect]:
+        """One `StageSnapshot` is on disk."""
+        self._elapsed.advance(now_ms)
+        self._sync.snapshots.written()
+        self._ask_for_blocks()
+        return self._out.take()
+
+    def snapshot_installed(self, now_ms: int) -> list[out.Effect]:
+        """The ledger stands at the snapshot: everything that knows where this node stands goes on from there."""
+        elapsed_ms = self._elapsed.advance(now_ms)
+        self.world.restart()
+        self.executor.restart(self.ledger)
+        height, lanes = self.executor.height, self.executor.lanes
+        certificate = self.ledger.certificate(height)
+        assert certificate is not None
+        self.chain.installed(height)
+        self._sync.installed()
+        self._lanes.jumped(lanes)
+        if not self.halted:
+            synced = pbft_in.Synced(height, certificate.header_hash, certificate, lanes)
+            self._ordered(self.pbft.step(synced, now_ms))
+            self.chain.execute_ready()
+            self._lanes.retry_behind(height, elapsed_ms)
+            self._fetch_missing()
+        self._ask_for_blocks()
+        self._send_status(None)
         self._cut(now_ms)
         return self._out.take()
 
@@ -419,6 +452,7 @@ class NodeCore:
     def _on_status_timer(self, now_ms: int) -> None:
         self._out.add(out.SetTimer("status", STATUS_MS))
         self._send_status(None)
+        self._serving.upkeep(self._elapsed.ms)
         if self.halted:
             return
         self._lanes.resend(self._elapsed.ms)
@@ -451,14 +485,8 @@ class NodeCore:
         self._ask_for_blocks()
 
     def _ask_for_blocks(self) -> None:
-        executed = self.executor.height
-        if self.halted or executed > self.chain.durable + WRITES_BEHIND_MAX:
-            return
-        request = self.catchup.ask(executed, self._elapsed.ms)
-        if request is not None:
-            peer, first, last = request
-            self._out.observe(events.SyncProgress(executed, self.catchup.best_certified, peer))
-            self._out.add(out.Send(peer, FetchBlocks(first, last)))
+        if not self.halted:
+            self._sync.go_on(self._elapsed.ms)
 
     def _on_gap_vote(self, vote: Checkpoint) -> None:
         own = self._answers.hash_of(vote.height)
@@ -476,19 +504,16 @@ class NodeCore:
         if self._answers.is_gap(height):
             self._on_gap_bundle(peer, height, bundle.certificate)
             return
-        if height != self.executor.height + 1 or not self.catchup.expects(peer, height):
-            return
-        reason = self.chain.take_bundle(bundle, self.pbft.view)
-        if reason is not None:
-            self._out.refuse("sync", reason, peer)
-            self.catchup.refused(peer, self._elapsed.ms)
-            self._ask_for_blocks()
-            return
-        if bundle.certificate.height > height:
+        is_good = self._sync.take_block(peer, bundle, self.pbft.view, self._elapsed.ms)
+        if is_good and bundle.certificate.height > height:
             self._ordered(self.pbft.step(pbft_in.BlockCertified(bundle.certificate), now_ms))
-        self.catchup.delivered(peer, height, self._elapsed.ms)
         self._fetch_missing()
         self._ask_for_blocks()
+
+    def _on_snapshot_part(self, peer: int, part: SnapshotPart) -> None:
+        if not self.halted:
+            self._sync.take_part(peer, part, self._elapsed.ms)
+            self._ask_for_blocks()
 
     def _on_gap_bundle(self, peer: int, height: int, certificate: BlockCertificate) -> None:
         """Take the certificate that was missing; the block itself stands here already.

@@ -279,6 +279,11 @@ class Dissemination:
         for collector, number in [key for key in self._owed if key[1] <= lanes[key[0]]]:
             del self._owed[collector, number]
 
+    def jumped(self, lanes: tuple[int, ...]) -> None:
+        """A snapshot has executed batches that this node has not seen executing: let go of those too."""
+        self.executed((), lanes)
+        self.pool.drop_executed(lanes)
+
     # Restart.
 
     def restore(self, key: bytes, value: bytes, lanes: tuple[int, ...]) -> tuple[bytes, ...]:

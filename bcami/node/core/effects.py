@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bcami.ledger.store import LedgerCommit
-from bcami.model.block import BlockCertificate
+from bcami.model.block import BlockCertificate, Header
+from bcami.model.chain import BlockBundle, StateRow
 from bcami.model.events import Observation, Refused
 from bcami.model.reasons import Reason
 from bcami.model.wire import PeerMessage
@@ -56,6 +57,25 @@ class SaveCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class StageSnapshot:
+    """Keep parts of a snapshot aside; the driver reports each with `NodeCore.snapshot_staged`."""
+
+    bundles: tuple[BlockBundle, ...]
+    rows: Sequence[StateRow]
+    fresh: bool = False
+    """Drop what was staged before."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSnapshot:
+    """Take over what is staged, after it is; the driver reports it with `NodeCore.snapshot_installed`."""
+
+    header: Header
+    certificate: BlockCertificate
+    lthash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     name: str
     delay_ms: int
@@ -89,6 +109,8 @@ Effect = (
     | Broadcast
     | CommitBlock
     | SaveCertificate
+    | StageSnapshot
+    | InstallSnapshot
     | SetTimer
     | CancelTimer
     | TicketReady

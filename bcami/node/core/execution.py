@@ -88,6 +88,11 @@ class Executor:
         self._roster = roster
         self._runtime = runtime
         self._world = world
+        self.restart(ledger)
+
+    def restart(self, ledger: Ledger) -> None:
+        """Go on from where the ledger stands."""
+        roster = self._roster
         self.height = ledger.height
         header = ledger.header(self.height) if self.height else None
         self._parent_hash = roster.chain if header is None else header_hash(header)

@@ -12,9 +12,10 @@ from bcami.model.block import CheckpointVote, checkpoint_digest
 from bcami.model.chain import BlockBundle
 from bcami.model.consensus import Checkpoint
 from bcami.model.reasons import Reason
-from bcami.model.wire import FetchBatch, FetchBlocks
+from bcami.model.wire import SNAPSHOT_PART_BYTES, FetchBatch, FetchBlocks, FetchSnapshot
 from bcami.node.core import effects as out
 from bcami.node.core.answers import Answers
+from bcami.node.core.offers import Offers
 from bcami.units import KIB, MIB
 
 CREDIT_BYTES_PER_S: Final = 32 * MIB
@@ -104,6 +105,7 @@ class Serving:
         self._answers = answers
         self._out = outbox
         self._credit = Credit(roster.quorum.n)
+        self._offers = Offers(ledger)
 
     def allows_status(self, peer: int, elapsed_ms: int) -> bool:
         """Tell whether a status of this peer is due an answer."""
@@ -133,6 +135,19 @@ class Serving:
             if may_sign and (bundle is None or bundle.headers):
                 self._vote_again(peer, height)
         return True
+
+    def on_fetch_snapshot(self, peer: int, request: FetchSnapshot, elapsed_ms: int) -> None:
+        """Send a part of the certified world state."""
+        if not self._allows(peer, elapsed_ms):
+            return
+        part = self._offers.part(peer, request, elapsed_ms)
+        if part is not None:
+            self._credit.charge(peer, SNAPSHOT_PART_BYTES if part.rows else 0)
+            self._out.add(out.Send(peer, part))
+
+    def upkeep(self, elapsed_ms: int) -> None:
+        """Let go of what nobody asks for any more."""
+        self._offers.let_go(elapsed_ms)
 
     def _vote_again(self, peer: int, height: int) -> None:
         self._answers.recall(height)

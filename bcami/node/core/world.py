@@ -39,6 +39,12 @@ class WorldState:
             self._pending[key] = entry
             self._pending_height[key] = height
 
+    def restart(self) -> None:
+        """Forget everything: the ledger holds another state now."""
+        self._pending.clear()
+        self._pending_height.clear()
+        self._cache.clear()
+
     def durable(self, height: int, keys: Iterable[bytes]) -> None:
         """Let go of a block's changes: the ledger has them now."""
         for key in keys:

@@ -1,0 +1,133 @@
+"""Getting to where the others are: blocks while that works, a snapshot where it does not.
+
+`catchup` knows whom to ask for which blocks, `snapshots` what has come of a snapshot; here is which of the two it is,
+and what their answers do. While a snapshot comes no block is executed: it is installed on the ledger as it was when it
+began.
+"""
+
+from typing import Final
+
+from bcami.crypto.roster import Roster
+from bcami.model import events
+from bcami.model.chain import BlockBundle
+from bcami.model.reasons import Reason
+from bcami.model.wire import FetchBlocks, SnapshotPart
+from bcami.node.core import effects as out
+from bcami.node.core.catchup import CatchUp
+from bcami.node.core.chain import Chain
+from bcami.node.core.execution import Executor
+from bcami.node.core.snapshots import Phase, SnapshotSync
+
+WRITES_BEHIND_MAX: Final = 32
+"""Blocks that catch-up executes ahead of the disk."""
+
+
+class Sync:
+    """Asks peers, and takes what they answer; the core asks it to go on whenever something moved."""
+
+    def __init__(self, roster: Roster, catchup: CatchUp, chain: Chain, executor: Executor, outbox: out.Outbox) -> None:
+        self._catchup = catchup
+        self._chain = chain
+        self._executor = executor
+        self._out = outbox
+        self.snapshots = SnapshotSync(roster)
+        self._source = 0
+
+    def go_on(self, elapsed_ms: int) -> None:
+        """Ask for what is due, of blocks or of a snapshot."""
+        executed = self._executor.height
+        if not self.snapshots.is_active and self._catchup.needs_snapshot(executed, elapsed_ms):
+            self._chain.is_suspended = True
+            if self._chain.writing:
+                return  # what is under way is written first
+            self.snapshots.begin(executed, self._executor.parent_hash)
+        if not self.snapshots.is_active:
+            self._ask_for_blocks(executed, elapsed_ms)
+        elif not self.snapshots.is_busy:
+            self._ask_for_snapshot(executed, elapsed_ms)
+
+    def _ask_for_blocks(self, height: int, elapsed_ms: int) -> None:
+        if not self.snapshots.is_active and height > self._chain.durable + WRITES_BEHIND_MAX:
+            return
+        request = self._catchup.ask(height, elapsed_ms)
+        if request is not None:
+            peer, first, last = request
+            self._out.observe(events.SyncProgress(height, self._catchup.best_certified, peer))
+            self._out.add(out.Send(peer, FetchBlocks(first, last)))
+
+    def _ask_for_snapshot(self, executed: int, elapsed_ms: int) -> None:
+        snapshots = self.snapshots
+        overdue = snapshots.overdue(elapsed_ms)
+        if overdue is not None:
+            peer, again = overdue
+            if again is not None:
+                self._out.add(out.Send(peer, again))
+                return
+            self._catchup.failed(peer, elapsed_ms)
+        if snapshots.phase is Phase.BLOCKS:
+            self._ask_for_blocks(snapshots.height, elapsed_ms)
+        elif snapshots.needs_peer:
+            chosen = self._catchup.snapshot_peer(executed, elapsed_ms)
+            if chosen is not None:
+                self._source = chosen[0]
+                self._out.observe(events.SyncProgress(executed, chosen[1], chosen[0]))
+                self._out.add(out.Send(chosen[0], snapshots.choose(*chosen, elapsed_ms)))
+
+    def gone(self, peer: int) -> None:
+        """The peer is not connected any more."""
+        self._catchup.gone(peer)
+        self.snapshots.give_up(peer)
+
+    def take_block(self, peer: int, bundle: BlockBundle, view: int, elapsed_ms: int) -> bool:
+        """Take a block that was asked for; True when it was good, and is the next one here."""
+        height = bundle.block.header.height
+        if not self._catchup.expects(peer, height):
+            return False
+        if self.snapshots.is_active:
+            taken = self.snapshots.take_block(bundle)
+            if taken is None:
+                return False
+            if isinstance(taken, out.StageSnapshot):
+                self._out.add(taken)
+                self._catchup.delivered(peer, height, elapsed_ms)
+                self._install_if_complete()
+                return True
+            reason: Reason | None = taken
+        elif self._chain.is_suspended or height != self._executor.height + 1:
+            return False
+        else:
+            reason = self._chain.take_bundle(bundle, view)
+        if reason is None:
+            self._catchup.delivered(peer, height, elapsed_ms)
+            return True
+        self._out.refuse("sync", reason, peer)
+        if reason is Reason.PRUNED:
+            self._catchup.pruned(peer, elapsed_ms)
+        else:
+            self._catchup.refused(peer, elapsed_ms)
+        return False
+
+    def take_part(self, peer: int, part: SnapshotPart, elapsed_ms: int) -> None:
+        """Take a part of a snapshot, and ask for the next one."""
+        taken = self.snapshots.take(peer, part, elapsed_ms)
+        if taken is None:
+            return
+        if isinstance(taken, Reason):
+            self._out.refuse("snapshot", taken, peer)
+            self._catchup.refused(peer, elapsed_ms)
+            return
+        self._out.add(taken)
+        following = self.snapshots.next_part()
+        if following is not None:
+            self._out.add(out.Send(peer, following))
+        self._install_if_complete()
+
+    def _install_if_complete(self) -> None:
+        install = self.snapshots.complete()
+        if install is not None:
+            self._out.add(install)
+
+    def installed(self) -> None:
+        """The ledger stands at the snapshot now."""
+        self._out.observe(events.SnapshotInstalled(self._chain.durable, self._source))
+        self.snapshots.end()

@@ -1,0 +1,295 @@
+"""Design D5, protocol 5.5, 7.2, faults F34, F38, F42, F43: a node takes a snapshot where blocks lead no further."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from bcami.ledger.memory import MemoryLedger
+from bcami.model.chain import StateEntry
+from bcami.model.events import SnapshotInstalled
+from bcami.model.wire import FetchSnapshot, SnapshotPart, Status
+from bcami.node.core import offers
+from tests.simulation.cluster import Cluster
+from tests.simulation.scene import WAIT_MS, Scene
+from tests.simulation.test_catchup import lacking_a_certificate
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers, "SNAPSHOT_PART_BYTES", 600)
+
+
+def pruned(blocks: int = 12, keep: int = 2) -> Scene:
+    """Return a scene whose node 3 was down, and the others have pruned what it needs, but for the newest blocks."""
+    scene = Scene()
+    scene.settle()
+    scene.cluster.crash(3)
+    for _ in range(blocks):
+        assert scene.commit(1, scene.reports(2)) == ["valid"] * 2
+    scene.settle([0, 1, 2])
+    prune(scene.cluster, keep)
+    return scene
+
+
+def prune(cluster: Cluster, keep: int = 2) -> None:
+    for disk in cluster.disks[:3]:
+        disk.ledger.prune(disk.ledger.certified_height - keep)
+
+
+def installed(cluster: Cluster, node: int = 3) -> list[SnapshotInstalled]:
+    return [seen for i, seen in cluster.observations if i == node and isinstance(seen, SnapshotInstalled)]
+
+
+def check_receipts(scene: Scene, node: int = 3) -> None:
+    """Every outcome that another node can prove is proved by this one too (protocol 7.2)."""
+    scene.all_certified([1, node])
+    here, there = scene.cluster.disks[node].ledger, scene.cluster.disks[1].ledger
+    for height in range(1, there.height + 1):
+        for outcome in there.block(height).outcomes:
+            assert here.place(outcome.transaction_id) == there.place(outcome.transaction_id)
+            assert here.receipt(outcome.transaction_id) is not None
+            assert here.receipt(outcome.transaction_id).header == there.header(height)
+
+
+def test_a_node_whose_peers_have_all_pruned_takes_a_snapshot_and_is_a_full_member_again() -> None:
+    scene = pruned()
+    cluster = scene.cluster
+    cluster.start(3)
+    scene.settle(wait_ms=8_000)
+    assert len(installed(cluster)) == 1
+    assert cluster.disks[3].ledger.snapshot_height > 3
+    check_receipts(scene)
+    cluster.crash(0)
+    for node in (3, 1, 3):
+        assert scene.commit(node, scene.reports(2)) == ["valid"] * 2
+    scene.settle([1, 2, 3])
+    cluster.restart(3)
+    scene.settle([1, 2, 3])
+    assert scene.commit(3, scene.reports(1)) == ["valid"]
+
+
+def test_a_node_rebuilt_from_nothing_takes_a_snapshot() -> None:
+    scene = pruned()
+    cluster = scene.cluster
+    cluster.disks[3].ledger = MemoryLedger(cluster.identities.genesis)
+    cluster.start(3)
+    scene.settle(wait_ms=8_000)
+    assert installed(cluster)
+    check_receipts(scene)
+    cluster.crash(0)
+    assert scene.commit(3, scene.reports(1)) == ["valid"]
+
+
+def test_a_node_that_is_far_behind_takes_a_snapshot_although_nothing_is_pruned() -> None:
+    scene = Scene()
+    scene.cluster.crash(3)
+    for _ in range(12):
+        scene.commit(1, scene.reports(2))
+    scene.cluster.start(3)
+    scene.cluster.node(3).catchup.far_blocks = 8
+    scene.settle(wait_ms=8_000)
+    ledger = scene.cluster.disks[3].ledger
+    assert installed(scene.cluster)
+    assert ledger.pruned_to == 0, "payloads that are still held come with the blocks"
+    check_receipts(scene)
+
+
+def test_what_one_peer_still_has_is_executed_and_no_snapshot_taken() -> None:
+    scene = Scene()
+    cluster = scene.cluster
+    cluster.crash(3)
+    for _ in range(8):
+        scene.commit(1, scene.reports(2))
+    for disk in cluster.disks[1:2]:
+        disk.ledger.prune(disk.ledger.certified_height)
+    cluster.start(3)
+    scene.settle(wait_ms=8_000)
+    assert not installed(cluster)
+
+
+def test_under_load_a_snapshot_is_followed_by_blocks() -> None:
+    """F43: the state is that of one block, whatever is committed while it comes."""
+    scene = pruned(20)
+    cluster = scene.cluster
+    cluster.block_ms = lambda: 8
+
+    def go_on() -> None:
+        cluster.submit(1, scene.reports(1), wait=False)
+        cluster.at(20, go_on)
+
+    go_on()
+    cluster.start(3)
+    assert cluster.run(8_000, lambda: bool(installed(cluster)))
+    assert cluster.run(4_000, lambda: max(cluster.heights()) - cluster.heights()[3] <= 1)
+    cluster.check_agreement()
+
+
+@pytest.mark.parametrize("effects", range(4, 60, 4))
+def test_a_crash_at_any_moment_costs_the_transfer_and_nothing_else(effects: int) -> None:
+    """F43: before, while and after the parts are written and installed."""
+    scene = pruned()
+    cluster = scene.cluster
+    cluster.fuses[3] = effects
+    cluster.start(3)
+    cluster.run(1_500)
+    if cluster.shells[3] is None:
+        cluster.start(3)
+    scene.settle(wait_ms=10_000)
+    check_receipts(scene)
+
+
+def test_a_newer_snapshot_in_the_middle_of_a_transfer_is_begun_anew() -> None:
+    scene = pruned()
+    cluster = scene.cluster
+    heights: list[int] = []
+
+    def drop(sender: int, receiver: int, message: object) -> bool:
+        if isinstance(message, SnapshotPart):
+            heights.append(message.header.height)
+            if len(heights) == 2:  # what the peer held for us is gone, and its chain has gone on
+                cluster.node(sender)._serving._offers._close(3)
+                cluster.submit(1, scene.reports(1), wait=False)
+            return len(heights) < 6 and len(heights) % 3 == 2
+        return False
+
+    cluster.drop = drop
+    cluster.start(3)
+    scene.settle(wait_ms=12_000)
+    assert len(set(heights)) > 1
+    assert installed(cluster)
+
+
+def liar(scene: Scene, change: Callable[[SnapshotPart], SnapshotPart | None]) -> list[SnapshotPart]:
+    """Let node 0 answer with what is made of its parts; it claims the greatest height, so that it is asked first."""
+    cluster, told = scene.cluster, []
+
+    def lie(to: int, message: object) -> list[object]:
+        if isinstance(message, SnapshotPart):
+            told.append(message)
+            changed = change(message)
+            return [] if changed is None else [changed]
+        return [message]
+
+    cluster.lies[0] = lie
+    for other in (1, 2):
+        cluster.lies[other] = lambda to, message: (
+            [] if isinstance(message, SnapshotPart) and not told else [message]
+        )  # nobody else answers before the liar has
+    return told
+
+
+def other_value(part: SnapshotPart) -> SnapshotPart:
+    if not part.rows:
+        return part
+    (key, entry), *rest = part.rows
+    return msgspec.structs.replace(part, rows=((key, StateEntry(entry.value[::-1] + b"x", entry.height)), *rest))
+
+
+def other_height(part: SnapshotPart) -> SnapshotPart:
+    if not part.rows:
+        return part
+    (key, entry), *rest = part.rows
+    return msgspec.structs.replace(part, rows=((key, StateEntry(entry.value, entry.height + 1)), *rest))
+
+
+def endless(part: SnapshotPart) -> SnapshotPart:
+    last = part.rows[-1][0] if part.rows else part.after
+    more = tuple((last + bytes([i]), StateEntry(b"x" * 100, 1)) for i in range(100))
+    return msgspec.structs.replace(part, rows=(*part.rows, *more), is_last=False)
+
+
+LIES: dict[str, Callable[[SnapshotPart], SnapshotPart | None]] = {
+    "value": other_value,
+    "height of a value": other_height,
+    "row left out": lambda part: msgspec.structs.replace(part, rows=part.rows[1:]),
+    "rows in another order": lambda part: msgspec.structs.replace(part, rows=part.rows[::-1]),
+    "nothing": lambda part: msgspec.structs.replace(part, rows=()),
+    "too early the last": lambda part: msgspec.structs.replace(part, is_last=True),
+    "endless": endless,
+    "header": lambda part: msgspec.structs.replace(part, header=msgspec.structs.replace(part.header, state_bytes=9)),
+    "certificate": lambda part: msgspec.structs.replace(
+        part, certificate=msgspec.structs.replace(part.certificate, votes=part.certificate.votes[:2])
+    ),
+    "silence": lambda part: None,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_peer_whose_snapshot_does_not_fit_is_left_for_another(lie: str) -> None:
+    """F34: wrong chunk, endless snapshot, no answer."""
+    scene = pruned()
+    cluster = scene.cluster
+    told = liar(scene, LIES[lie])
+    cluster.start(3)
+    scene.settle(wait_ms=20_000)
+    assert told, "the liar was asked"
+    assert installed(cluster)[-1].peer != 0
+    assert lie == "silence" or cluster.reasons(3, "snapshot")
+    check_receipts(scene)
+
+
+def test_an_old_snapshot_is_refused() -> None:
+    """F34: a peer that claims a height gives no state from below it (bug shape B25)."""
+    scene = pruned()
+    cluster = scene.cluster
+    old = cluster.disks[0].ledger.open_snapshot()
+    for _ in range(4):
+        scene.commit(1, scene.reports(1))
+    ledger = cluster.disks[0].ledger
+    header, certificate = ledger.header(old.height), ledger.certificate(old.height)
+    scene.settle([0, 1, 2])
+    prune(cluster)
+    rows, _ = old.part(b"", 1 << 20)
+    told = liar(scene, lambda part: SnapshotPart(header, certificate, b"", tuple(rows), is_last=True))
+    cluster.start(3)
+    scene.settle(wait_ms=20_000)
+    assert told
+    assert "stale" in cluster.reasons(3, "snapshot")
+    assert installed(cluster)[-1].peer != 0
+
+
+def test_a_snapshot_is_of_a_certified_state_even_where_newer_blocks_have_none() -> None:
+    """Peers stand above the newest certificate and cannot certify without this node: it gets the certified state."""
+    scene, gap = lacking_a_certificate()
+    cluster = scene.cluster
+    tx_ids = [tx_id for tx_id in cluster.submit(1, scene.reports(2))]
+    cluster.run(1_000)
+    for disk in cluster.disks[1:3]:
+        disk.ledger.prune(disk.ledger.certified_height)
+    cluster.start(3)
+    scene.settle([1, 2, 3], wait_ms=12_000)
+    assert installed(cluster)
+    assert cluster.run(WAIT_MS, lambda: all(cluster.outcome(tx_id) == "valid" for tx_id in tx_ids))
+    scene.all_certified([1, 2, 3], wait_ms=8_000)
+    assert gap < cluster.heights()[3]
+
+
+def test_a_snapshot_that_nobody_asks_for_any_more_is_let_go() -> None:
+    scene = pruned()
+    cluster = scene.cluster
+    node = cluster.node(1)
+    assert node.receive(3, FetchSnapshot(0, b""), cluster.now_ms)
+    assert node._serving._offers._open
+    cluster.run(offers.IDLE_MS + 1_000)
+    assert not node._serving._offers._open
+
+
+def test_a_part_that_nobody_asked_for_changes_nothing() -> None:
+    scene = Scene()
+    scene.settle()
+    cluster = scene.cluster
+    (effect,) = cluster.node(1).receive(0, FetchSnapshot(0, b""), cluster.now_ms)
+    assert isinstance(effect.message, SnapshotPart)
+    assert not cluster.node(0).receive(1, effect.message, cluster.now_ms)
+
+
+def test_a_far_claim_of_one_peer_starts_no_snapshot() -> None:
+    scene = Scene()
+    scene.settle()
+    cluster = scene.cluster
+    node = cluster.node(3)
+    for _ in range(3):
+        node.receive(0, Status(0, 0, 0, False, 2**40, 2**40, ()), cluster.now_ms)
+        cluster.run(600)
+    assert not node._sync.snapshots.is_active
