@@ -8,7 +8,7 @@ import msgspec
 
 from bcami.faults.behaviour import Behaviour, Options, flipped
 from bcami.faults.votes import mutated
-from bcami.model.chain import BlockBundle
+from bcami.model.chain import BlockBundle, StateEntry
 from bcami.model.reasons import Reason
 from bcami.model.registration import (
     Contribution,
@@ -17,7 +17,7 @@ from bcami.model.registration import (
     contribution_digest,
     request_hash,
 )
-from bcami.model.wire import FetchBlocks, PeerMessage, Status
+from bcami.model.wire import FetchBlocks, PeerMessage, SnapshotPart, Status
 from bcami.node.core.effects import Effect, Send
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ AHEAD_BLOCKS: Final = 10_000
 
 
 class BadStateTransfer(Behaviour[Options]):
-    """Claims to be far ahead, and answers with blocks that were altered."""
+    """Claims to be ahead, and answers with altered blocks and snapshots: a wrong part, an old one, one without end."""
 
     name = "bad_state_transfer"
     family = "answers"
@@ -37,15 +37,44 @@ class BadStateTransfer(Behaviour[Options]):
     def __init__(self, options: Options, randomness: Random) -> None:
         super().__init__(options, randomness)
         self._last: BlockBundle | None = None
+        self._first_part: SnapshotPart | None = None
+        self._ahead = randomness.choice((0, AHEAD_BLOCKS))
+        """One that claims no more than it has is asked for snapshots as well."""
 
     def sent(self, node: "FaultyNode", to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
         if isinstance(message, Status):
-            executed, certified = message.executed + AHEAD_BLOCKS, message.certified + AHEAD_BLOCKS
+            executed, certified = message.executed + self._ahead, message.certified + self._ahead
             return (msgspec.structs.replace(message, executed=executed, certified=certified),)
+        if isinstance(message, SnapshotPart):
+            return self._altered_part(message)
         if not isinstance(message, BlockBundle):
             return (message,)
         earlier, self._last = self._last, message
         return (self._altered(message, earlier),)
+
+    def _altered_part(self, part: SnapshotPart) -> tuple[SnapshotPart, ...]:
+        """Return what goes in place of a part: a wrong one, an older snapshot, one that never ends, a lower height."""
+        replace = msgspec.structs.replace
+        old = self._first_part
+        if old is None:
+            self._first_part = old = part
+        draw = self.random.randrange(7)
+        if draw == 0:
+            return ()
+        if draw == 1 and part.rows:
+            (key, entry), *rest = part.rows
+            return (replace(part, rows=((key, replace(entry, value=flipped(entry.value, self.random))), *rest)),)
+        if draw == 2:
+            return (replace(part, rows=part.rows[1:]),)
+        if draw == 3:
+            last = part.rows[-1][0] if part.rows else part.after
+            more = tuple((last + bytes([number]), StateEntry(bytes(64), 1)) for number in range(64))
+            return (replace(part, rows=(*part.rows, *more), is_last=False),)
+        if draw == 4:
+            return (old,)
+        if draw == 5:
+            return (replace(part, header=replace(part.header, height=max(1, part.header.height - 1))),)
+        return (mutated(part, self.random),)
 
     def _altered(self, bundle: BlockBundle, earlier: BlockBundle | None) -> BlockBundle:
         replace = msgspec.structs.replace

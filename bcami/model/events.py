@@ -58,7 +58,7 @@ class SyncProgress(msgspec.Struct, frozen=True, tag="sync_progress"):
 
 
 class SnapshotInstalled(msgspec.Struct, frozen=True, tag="snapshot_installed"):
-    """This node took a peer's world state in place of executing blocks (protocol 5.5)."""
+    """A peer's world state was taken in place of executing blocks (protocol 5.5)."""
 
     height: int
     peer: int

@@ -23,12 +23,13 @@ from bcami.faults.simulator.node import Machine
 from bcami.faults.simulator.oracles import Oracles
 from bcami.faults.simulator.plan import Plan
 from bcami.faults.simulator.prelude import prelude
+from bcami.faults.simulator.pruning import Pruning, PruningPlan
 from bcami.faults.simulator.replay import Auditor
 from bcami.faults.simulator.saboteur import Saboteur
 from bcami.faults.simulator.trace import Trace, describe
 from bcami.model.api import CertifiedHeader, SubmitResult
 from bcami.model.block import BlockCertificate
-from bcami.model.events import Observation
+from bcami.model.events import Observation, SnapshotInstalled
 from bcami.model.genesis import Parameters
 from bcami.model.registration import ContributionAnswer, ContributionRequest
 from bcami.model.signing import u64
@@ -81,8 +82,12 @@ class SimulatedCluster:
         self.clients = Clients(start, plan.load, self.events, self, stream(plan.seed, "load"))
         self.saboteur = Saboteur(self, plan, stream(plan.seed, "saboteur"))
         self._auditor = Auditor(self._identities.roster, self._identities.runtime)
+        self.pruning = Pruning(PruningPlan.draw(plan.seed), self.events, self.machines)
+        self.snapshots = 0
+        """World states that nodes took from each other."""
         for commit, certificate in start.blocks:
             self.oracles.began(commit, certificate)
+            self.pruning.keep(commit)
         self._may_start: Callable[[int], bool] = lambda _: True
 
     # The two phases.
@@ -95,6 +100,7 @@ class SimulatedCluster:
             self.restart(machine.index)
         self.clients.begin()
         self.saboteur.begin()
+        self.pruning.begin()
         self.events.run_until(self.plan.safety_ms)
         self.audit()
         self._heal()
@@ -208,6 +214,7 @@ class SimulatedCluster:
             None if machine.disk.is_amnesiac else list(machine.disk.promises.items()),
             entropy("contribution", index),
         )
+        node.catchup.far_blocks = self.pruning.plan.far_blocks
         if isinstance(node, FaultyNode):
             self._misbehave(node, machine)
         return node
@@ -256,12 +263,14 @@ class SimulatedCluster:
             machine.life.receive(sender, message, what)
 
     def executed(self, machine: Machine, effect: core.CommitBlock, view: int) -> None:
+        self.pruning.keep(effect.commit)
         self.oracles.executed(machine.index, effect.commit, view if effect.certificate is None else None)
 
     def certified(self, machine: Machine, certificate: BlockCertificate) -> None:
         """Checked in `stepped`, before what else the step led to."""
 
     def observed(self, machine: Machine, observation: Observation) -> None:
+        self.snapshots += isinstance(observation, SnapshotInstalled)
         self.oracles.observed(machine.index, observation)
 
     def answered(self, machine: Machine, results: Sequence[SubmitResult], blocks: Sequence[CertifiedHeader]) -> None:
@@ -282,7 +291,7 @@ class SimulatedCluster:
         """Execute the longest honest chain again from genesis and compare all honest nodes with it (I3, I4, I7)."""
         honest = [machine for machine in self.machines if machine.index not in self.excused]
         longest = max(honest, key=lambda machine: machine.disk.ledger.height)
-        self._auditor.follow(longest.disk.ledger)
+        self._auditor.follow(longest.disk.ledger, self.pruning.batches)
         scale = Scale()
         for machine in honest:
             if machine.core is not None:

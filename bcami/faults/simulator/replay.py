@@ -7,6 +7,8 @@ I7 equality      the same headers, the same world state at every node of that he
 I14 reads        what a node reads at a height is what the chain says at that height
 """
 
+from collections.abc import Callable
+
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import verify
@@ -15,7 +17,7 @@ from bcami.faults.simulator.agreement import Violation
 from bcami.ledger.memory import MemoryLedger
 from bcami.ledger.store import Ledger
 from bcami.model.block import header_hash
-from bcami.model.chain import TransactionPlace
+from bcami.model.chain import StoredBatch, TransactionPlace
 from bcami.model.reasons import Reason
 from bcami.model.transaction import Transaction
 from bcami.node.core.execution import ExecutedBlock, Executor
@@ -38,16 +40,16 @@ class Auditor:
         self._first: dict[bytes, TransactionPlace] = {}
         self.transactions = 0
 
-    def follow(self, source: Ledger) -> None:
-        """Execute what the ledger has above the last audited height."""
+    def follow(self, source: Ledger, batches_of: Callable[[int], tuple[StoredBatch, ...]]) -> None:
+        """Execute what the ledger has above the last audited height; its own payloads may be pruned."""
         for height in range(self._executor.height + 1, source.height + 1):
-            self._block(source, height)
+            self._block(source, height, batches_of(height))
 
-    def _block(self, source: Ledger, height: int) -> None:
+    def _block(self, source: Ledger, height: int, batches: tuple[StoredBatch, ...]) -> None:
         block = source.block(height)
         assert block is not None
         held: dict[bytes, HeldBatch] = {}
-        for stored in source.batches(height):
+        for stored in batches:
             batch = hold(stored.batch, self._roster.chain)
             held[batch.digest] = batch
         found = self._signed(held)

@@ -11,6 +11,7 @@ from bcami.faults.batches import forged_transaction
 from bcami.faults.catalogue import BEHAVIOURS
 from bcami.model.batch import Batch
 from bcami.model.block import Outcome
+from bcami.model.events import SnapshotInstalled
 from bcami.model.reasons import Reason
 from bcami.model.registration import (
     ContributionAnswer,
@@ -21,6 +22,7 @@ from bcami.model.registration import (
     share_info,
 )
 from bcami.model.transaction import Transaction
+from bcami.node.core import offers
 from tests.simulation.parties import SimpleMeter
 from tests.unit.faults.attack import Attack
 
@@ -131,6 +133,32 @@ def test_a_node_that_is_behind_finds_an_honest_peer(monkeypatch: pytest.MonkeyPa
     attack.check()
     assert sum(item.acted for item in liars) > 0
     assert attack.cluster.reasons(6, "sync"), "something altered was offered and refused"
+
+
+def test_a_node_that_needs_a_snapshot_finds_an_honest_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault F34: a wrong part, an old snapshot, one without end, a lower height."""
+    monkeypatch.setattr(offers, "SNAPSHOT_PART_BYTES", 400)
+    refused, installed = set[str](), 0
+    for seed in range(4):
+        attack = Attack(monkeypatch, n=7, seed=seed)
+        cluster = attack.cluster
+        cluster.crash(6)
+        attack.load(for_ms=4_000, nodes=[0, 1, 2], every_ms=200)
+        for disk in cluster.disks[:6]:
+            disk.ledger.prune(disk.ledger.certified_height)
+        for i in (1, 2):
+            attack.inject(i, "bad_state_transfer", for_ms=60_000, seed=seed * 7 + i)
+        cluster.start(6)
+        late = cluster.node(6)
+        late.catchup.far_blocks = 5
+        for honest in (0, 3, 4, 5):
+            late.catchup.failed(honest, late._elapsed.ms)  # the liars come first
+        attack.load(for_ms=4_000, nodes=[0])
+        attack.check()
+        refused |= cluster.reasons(6, "snapshot")
+        installed += sum(isinstance(seen, SnapshotInstalled) for i, seen in cluster.observations if i == 6)
+    assert installed >= 4
+    assert len(refused) >= 2, refused
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -165,3 +165,40 @@ def test_what_is_not_known_in_time_is_unknown_and_its_ticket_is_closed() -> None
         await scene.driver.stop()
 
     asyncio.run(run())
+
+
+def test_a_snapshot_is_staged_and_installed_in_order_and_the_core_hears_of_it() -> None:
+    async def run() -> None:
+        scene = Scene()
+        done: list[str] = []
+
+        def told(what: str) -> list[core.Effect]:
+            done.append(what)
+            scene.changed.set()
+            return []
+
+        scene.disk.stage = lambda bundles, rows, fresh: done.append(f"stage {len(rows)} {fresh}")
+        scene.disk.install = lambda header, certificate, lthash: done.append("install")
+        scene.driver.core.snapshot_staged = lambda now_ms: told("staged")
+        scene.driver.core.snapshot_installed = lambda now_ms: told("installed")
+        scene.happen(core.StageSnapshot((), [(b"k", None)], True), core.InstallSnapshot(None, None, b""))
+        await scene.until(lambda: "installed" in done)
+        assert [item for item in done if item != "staged"] == ["stage 1 True", "install", "installed"]
+        assert done.index("staged") > 0
+
+    asyncio.run(run())
+
+
+def test_a_snapshot_that_cannot_be_written_ends_the_node() -> None:
+    async def run() -> None:
+        scene = Scene()
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise EnvironmentFault("no space")
+
+        scene.disk.stage = refuse
+        scene.happen(core.StageSnapshot((), [], True))
+        await scene.until(lambda: scene.fatal)
+        assert "the ledger could not be written" in str(scene.fatal[0])
+
+    asyncio.run(run())
