@@ -85,6 +85,8 @@ def generated(kind: inspect.Type, choice: random.Random) -> Any:
         case inspect.VarTupleType(item_type=item, min_length=least, max_length=most):
             count = min(choice.choice((least or 0, (least or 0) + choice.randrange(4))), 64 if most is None else most)
             return tuple(generated(item, choice) for _ in range(count))
+        case inspect.TupleType(item_types=items):
+            return tuple(generated(item, choice) for item in items)
         case inspect.BytesType(min_length=least, max_length=most):
             shortest = least or 0
             longest = min(shortest + 40, most if most is not None else shortest + 40)
