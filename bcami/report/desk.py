@@ -285,6 +285,8 @@ class _Node:
                     self._desk.arm(index, name, None)
                 case core.MoreWork():
                     self._has_work = True
+                case core.StageSnapshot() | core.InstallSnapshot():
+                    raise AssertionError("nobody is behind at this desk")
                 case core.TicketReady() | core.Observe():
                     pass
                 case _:
