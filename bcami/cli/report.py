@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from bcami.paths import HomePaths
     from bcami.report.costs.assemble import Parts, Step
     from bcami.report.document import Report, Section, Setting
+    from bcami.report.measuring import Effort
+    from bcami.report.units import UnitCosts
 
 Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help="Folder for the report; a new one in HOME/runs otherwise.")
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Few samples, small networks: less than a minute.")]
+Data = Annotated[
+    str, typer.Option("--data", metavar="PATH", help="Half-hourly London files, or `sample`, for BC-AMI's experiment.")
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all that is drawn.")]
 
 app = typer.Typer(
@@ -36,6 +41,7 @@ def costs(
     out: Out = None,
     quick: Quick = False,
     seed: Seed = 0,
+    data: Data = "sample",
     home: Home = HOME_DEFAULT,
     json: Json = False,
 ) -> None:
@@ -51,21 +57,92 @@ def costs(
     with SCREEN.progress("report costs") as progress:
         folder = _folder(home_paths(home), out, "report-costs")
         setting = _setting(command, effort.seed, quick=quick)
-        more = [("the running cluster", _live(home_paths(home), folder, setting.load))]
+        more = [
+            ("the running cluster", _live(home_paths(home), folder, setting.load)),
+            ("London data", _london(data)),
+        ]
         report = cost_report(effort, setting, folder, _steps(progress), more)
         place = _write(report, folder, progress)
     _say(report, place)
 
 
+@app.command()
+def capacity(
+    meters: Annotated[str, typer.Option("--meters", metavar="N", help="How many meters, such as 30e6.")] = "1e6",
+    interval: Annotated[str, typer.Option("--interval", metavar="T", help="Of a reading: 30m, 15m, 1h.")] = "30m",
+    readings: Annotated[
+        int, typer.Option("--readings-per-report", min=1, max=336, metavar="K", help="Readings in one report.")
+    ] = 1,
+    utilisation: Annotated[float, typer.Option(min=0.05, max=1.0, help="Share of a core that is planned with.")] = 0.5,
+    peak: Annotated[float, typer.Option(min=1.0, max=100.0, help="Rate of the worst minutes over the mean.")] = 2.0,
+    costs_of: Annotated[
+        str | None,
+        typer.Option("--costs", metavar="REPORT", help="A report of `report costs`; measured anew otherwise."),
+    ] = None,
+    out: Out = None,
+    quick: Quick = False,
+    seed: Seed = 0,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Compute cores, bandwidth, storage and clusters for a number of meters, from measured unit costs.
+
+    Example: bcami report capacity --meters 30e6 --interval 30m --readings-per-report 48
+    """
+    from pathlib import Path
+
+    from bcami.report.capacity import Demand, capacity_report, parse_interval_s, parse_meters
+    from bcami.report.folder import load_report
+    from bcami.report.measuring import Effort
+    from bcami.report.units import read_units
+
+    demand = Demand(parse_meters(meters), parse_interval_s(interval), readings, utilisation, peak)
+    known = read_units(load_report(Path(costs_of))) if costs_of else None
+    command = f"bcami report capacity --meters {meters} --interval {interval} --readings-per-report {readings}"
+    setting = _setting(command + (f" --costs {costs_of}" if costs_of else ""), seed, quick=quick)
+    with SCREEN.progress("report capacity") as progress:
+        folder = _folder(home_paths(home), out, "report-capacity")
+        units = known or _measure_units(home_paths(home), folder, Effort(quick=quick, seed=seed), progress)
+        report = capacity_report(demand, units, setting)
+        place = _write(report, folder, progress)
+    _say(report, place)
+
+
+def _measure_units(
+    home: "HomePaths", folder: "Path", effort: "Effort", progress: "Callable[[str], None]"
+) -> "list[UnitCosts]":
+    """Measure meters, phases and the running cluster of the usual size, and nothing else."""
+    from bcami.cli.report_live import LiveEffort, measure_live
+    from bcami.report.costs.assemble import Parts, measure_for_units, units_of
+
+    parts = Parts(effort, folder, progress)
+    measure_for_units(parts)
+    runs, _ = measure_live(home, folder, LiveEffort.of(effort).of_base_only(), progress)
+    parts.found["live"] = runs
+    return units_of(parts)
+
+
 def _live(home: "HomePaths", folder: "Path", load: str) -> "Step":
     """Return the step that measures running networks."""
     from bcami.cli.report_live import LiveEffort, measure_live
+    from bcami.report.costs.assemble import units_of
     from bcami.report.costs.live import live_section
+    from bcami.report.units import unit_table
 
     def step(parts: "Parts") -> "list[Section]":
         runs, probes = measure_live(home, folder, LiveEffort.of(parts.effort), parts.show)
         parts.found["live"] = runs
-        return [live_section(runs, probes, load)]
+        return [live_section(runs, probes, load, unit_table(units_of(parts)))]
+
+    return step
+
+
+def _london(data: str) -> "Step":
+    from bcami.cli.data import data_path
+    from bcami.report.costs.london import london_section, measure_london
+
+    def step(parts: "Parts") -> "list[Section]":
+        return [london_section(measure_london(data_path(data), parts.show), data)]
 
     return step
 

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +43,10 @@ class LiveEffort:
         if effort.quick:
             return cls(40, 1.0, 3.0, 3.0, 3, (BASE,), (1, 48))
         return cls(200, 3.0, 12.0, 10.0, 20, (BASE, 7, 10, 13), READINGS)
+
+    def of_base_only(self) -> "LiveEffort":
+        """Return the same for a cluster of the usual size alone, with every number of readings."""
+        return replace(self, nodes=(BASE,), readings=READINGS)
 
 
 def measure_live(
@@ -83,8 +87,10 @@ async def _measure(
                 await load.steady(20.0, 0.5, lambda _: None)
                 probes = await _probe(place, fleet, load, effort.probes)
             show(f"{nodes} nodes, {readings} readings to a report: saturated")
+            before = await _stored(place)
             full = await load.saturate(effort.warm_up_s, effort.saturated_s, usage.mark, lambda _: None)
             await fleet.drain()
+            after = await _stored(place)
             half: Window | None = None
             if readings == 1:
                 show(f"{nodes} nodes: half load")
@@ -100,9 +106,19 @@ async def _measure(
                     half_per_second=full.per_second / 2,
                     half=half.latencies if half else None,
                     cpu_us=usage.per_transaction_us(full.committed),
+                    mdms_bytes=(after[1] - before[1]) / max(1, after[0] - before[0]),
                 )
             )
     return runs, probes
+
+
+async def _stored(place: RunNetwork) -> tuple[int, int]:
+    """Return the readings in the MDMS's store and its size in bytes, once it has everything that is certified now."""
+    async with _watching(place) as watch:
+        height = watch.top("height")
+        await watch.until(lambda: watch.top("stored") >= height)
+        readings = watch.readings
+    return readings, sum(file.stat().st_size for file in place.home.mdms.glob("store.duckdb*"))
 
 
 class _Watch:
@@ -112,6 +128,8 @@ class _Watch:
         self._urls = {"height": node_url, "released_height": node_url, "stored": mdms_url}
         self._client = httpx.AsyncClient(timeout=10.0, trust_env=False)
         self._changed = asyncio.Event()
+        self.readings = 0
+        """In the MDMS's store."""
         self.seen: dict[str, list[tuple[int, float]]] = {name: [] for name in self._urls}
 
     async def run(self) -> None:
@@ -123,7 +141,9 @@ class _Watch:
         node = await self._ask(self._urls["height"])
         self._note("height", node)
         self._note("released_height", node)
-        self._note("stored", {"stored": (await self._ask(self._urls["stored"])).get("height")})
+        mdms = await self._ask(self._urls["stored"])
+        self.readings = int(mdms.get("readings") or 0)
+        self._note("stored", {"stored": mdms.get("height")})
 
     async def _ask(self, url: str) -> dict[str, Any]:
         told = (await self._client.get(f"{url}/v1/status")).json()

@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bcami.report.costs import bc_ami, kms, phases, rekeying
+from bcami.report.costs import backends, bc_ami, kms, phases, rekeying, related
 from bcami.report.costs.kms_running import measure_kms
 from bcami.report.costs.primitives import measure_symmetric
 from bcami.report.document import Report, Section, Setting, paragraphs
 from bcami.report.measuring import Effort
 from bcami.report.stand import Stand
+from bcami.report.units import UnitCosts, unit_costs
 
 TITLE: Final = "What a metering backend costs: the papers' figures, their formulas, and measurements of this system"
 
@@ -33,9 +34,11 @@ Step = Callable[[Parts], list[Section]]
 
 def _bc_ami(parts: Parts) -> list[Section]:
     stand = Stand(seed=parts.effort.seed)
+    parts.found["requests"] = {count: len(bc_ami.one_report(stand, count)[1]) for count in phases.READINGS}
     costs = {name: bc_ami.measure_meter(stand, name, parts.effort) for name in bc_ami.METERS}
     others = bc_ami.measure_others(stand, parts.effort)
     parts.found["meter"] = costs[bc_ami.METERS[0]]
+    parts.found["others"] = others
     return [bc_ami.time_section(costs, others), bc_ami.size_section(stand)]
 
 
@@ -52,10 +55,19 @@ def _phases(parts: Parts) -> list[Section]:
     return [phases.phases_section(found)]
 
 
+def _backends(parts: Parts) -> list[Section]:
+    found = backends.measure_backends(parts.effort)
+    return [
+        backends.backends_section(found),
+        related.related_section(found, parts.found["meter"], parts.found["others"]),
+    ]
+
+
 STEPS: Final[tuple[tuple[str, Step], ...]] = (
     ("meters", _bc_ami),
     ("keys", _kms),
     ("phases of a transaction", _phases),
+    ("crypto libraries", _backends),
 )
 """What is done, in the order of the report, each with what progress calls it."""
 
@@ -103,6 +115,20 @@ METHOD: Final = paragraphs(
     Two runs with the same seed and versions differ only in measured cells.
     """
 )
+
+
+def measure_for_units(parts: Parts) -> None:
+    """Measure what unit costs need of meters and of nodes; the running cluster is the caller's."""
+    stand = Stand(seed=parts.effort.seed)
+    parts.found["requests"] = {count: len(bc_ami.one_report(stand, count)[1]) for count in phases.READINGS}
+    parts.found["meter"] = bc_ami.measure_meter(stand, bc_ami.METERS[0], parts.effort)
+    parts.found["desk"] = phases.measure_desk(parts.effort, parts.scratch, parts.show, (phases.BASE,))
+
+
+def units_of(parts: Parts) -> list[UnitCosts]:
+    """Return the unit costs, once meters, phases and the running cluster were measured."""
+    found = parts.found
+    return unit_costs(found["desk"], found["live"], found["meter"].whole.median, found["requests"])
 
 
 def _summary(parts: Parts) -> tuple[str, ...]:

@@ -40,13 +40,15 @@ class LiveRun:
     """At half the saturated rate, open loop; None where it was not measured."""
     cpu_us: dict[str, float]
     """By role for a transaction: nodes (all together), mdms, load (the meters and their client)."""
+    mdms_bytes: float = 0.0
+    """Growth of the MDMS's store for a reading, its log included."""
 
     @property
     def per_second(self) -> float:
         return self.committed / self.seconds
 
 
-def live_section(runs: Sequence[LiveRun], probes: Sequence[Probe], load: str) -> Section:
+def live_section(runs: Sequence[LiveRun], probes: Sequence[Probe], load: str, units: Table) -> Section:
     """Return throughput, latency and CPU by role of live clusters."""
     base = next(run for run in runs if run.readings == 1)
     by_nodes = [run for run in runs if run.readings == 1]
@@ -70,6 +72,7 @@ def live_section(runs: Sequence[LiveRun], probes: Sequence[Probe], load: str) ->
             _latency_table(runs),
             _latency_chart(base),
             _role_chart(by_nodes),
+            units,
         ),
     )
 
@@ -117,6 +120,7 @@ def _throughput_table(runs: Sequence[LiveRun]) -> Table:
                 exact(round(run.per_second, 1)),
                 exact(round(run.per_second * run.readings, 1)),
                 *(exact(run.cpu_us[role]) for role in ("load", "nodes", "mdms")),
+                exact(round(run.mdms_bytes, 1)),
             ),
             f"{run.committed} reports of {run.meters} meters in {run.seconds:.1f} s, closed loop.",
         )
@@ -133,6 +137,7 @@ def _throughput_table(runs: Sequence[LiveRun]) -> Table:
             Column("load_us", "Meters, CPU µs per report", "measured"),
             Column("nodes_us", "All nodes, CPU µs", "measured"),
             Column("mdms_us", "MDMS, CPU µs", "measured"),
+            Column("mdms_bytes", "MDMS store, bytes per reading", "measured"),
         ),
         rows,
     )

@@ -1,7 +1,7 @@
 """What a usage transaction costs in each phase, by number of nodes and readings, on real node cores (`report.desk`)."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,21 +75,25 @@ def nodes_of(effort: Effort) -> tuple[int, ...]:
     return (4, 7) if effort.quick else (4, 7, 10, 13)
 
 
-def measure_desk(effort: Effort, scratch: Path, show: Callable[[str], None]) -> list[DeskCost]:
+def measure_desk(
+    effort: Effort, scratch: Path, show: Callable[[str], None], sizes: Sequence[int] = ()
+) -> list[DeskCost]:
     """Return costs by number of nodes with one reading to a report, and by readings with BASE nodes.
 
-    `scratch` is a folder on the disk that is to be measured; what is made in it is removed.
+    `sizes`: numbers of nodes, where not the usual ones. `scratch` is a folder on the disk that is to be measured; what
+    is made in it is removed.
     """
-    rounds = 3 if effort.quick else 12
+    rounds = 2 if effort.quick else 12
     found = []
-    for nodes in nodes_of(effort):
+    for nodes in sizes or nodes_of(effort):
         place = scratch / f"desk-{nodes}"
         show(f"{nodes} nodes in one process")
         desk = Desk(nodes, place)
         try:
             desk.run(1, _TOGETHER, 1)
             for readings in READINGS if nodes == BASE else READINGS[:1]:
-                tallies = tuple(desk.run(1, _TOGETHER, readings) for _ in range(rounds))
+                turns = rounds if nodes == BASE else rounds // 2 + 1
+                tallies = tuple(desk.run(1, _TOGETHER, readings) for _ in range(turns))
                 found.append(DeskCost(nodes, readings, tallies))
         finally:
             desk.close()

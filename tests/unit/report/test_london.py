@@ -1,0 +1,51 @@
+"""True totals beside those of a file that a spreadsheet has cut, on made-up files with a low limit."""
+
+from pathlib import Path
+
+import pytest
+
+from bcami.bundled import find_bundled
+from bcami.replay.sources import discover
+from bcami.report.costs.london import ROWS_KEPT, london_section, measure_london, total
+from bcami.report.document import Table
+
+TEXT = """LCLid,tstp,energy(kWh/hh)
+MAC000002,2013-01-01 00:00:00.0000000, 0.5
+MAC000002,2013-01-01 00:30:00.0000000, 0.25
+MAC000002,2013-01-01 00:37:00.0000000, Null
+MAC000003,2013-01-01 00:00:00.0000000, 1
+MAC000004,2013-01-01 00:00:00.0000000, 2
+"""
+
+
+@pytest.fixture
+def block(tmp_path: Path) -> Path:
+    (tmp_path / "block_1.csv").write_text(TEXT)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("kept", "units", "meters"), [(1, 5_000_000, 1), (3, 7_500_000, 1), (4, 17_500_000, 2)])
+def test_a_cut_loses_what_comes_after_its_rows(block: Path, kept: int, units: int, meters: int) -> None:
+    found = total(discover(block).files[0], kept)
+    assert (found.rows, found.readings, found.meters, found.units) == (5, 4, 3, 37_500_000)
+    assert (found.cut_units, found.cut_meters) == (units, meters), "a Null row is a row too"
+
+
+def test_a_spreadsheet_keeps_all_but_its_header_row(block: Path) -> None:
+    assert ROWS_KEPT == 1_048_575
+    assert total(discover(block).files[0]).cut_units == 37_500_000
+
+
+def test_the_section_shows_the_papers_sums_and_the_files(block: Path) -> None:
+    section = london_section(measure_london(block, lambda _: None), "here")
+    tables = {item.key: item for item in section.items if isinstance(item, Table)}
+    printed = tables["london_paper"].column("printed")
+    assert printed == (424_552.0, 365_857.0, 252_237.9, 244_846.1, 290_359.9, None)
+    assert "71.5 % of it" in tables["london_paper"].rows[0].note
+    assert tables["london_files"].rows[0].cells == ("block_1.csv", 5, 4, 3, 3.75, 3.75, 3, 100.0)
+
+
+def test_the_bundled_sample_is_read(tmp_path: Path) -> None:
+    found = measure_london(find_bundled("datasets/sample"), lambda _: None)
+    assert found
+    assert all(item.units == item.cut_units for item in found)
