@@ -4,9 +4,10 @@ Random bytes die in a decoder, and random messages in a signature check. What fi
 that the node would send, with a view or a height off by one, the digest of an earlier proposal, an old signature. The
 node signs what it changed with its own key, except where the old signature is the change.
 
-A seed draws up to f Byzantine nodes and a handful of faults, each for one round: a *process fault* changes one kind of
-message of one Byzantine node, for all or some of those who hear it; a *network fault* divides the nodes. Honest nodes
-oversleep and restart as in the sample of `twins`. In the end everybody hears everybody, and agreement is asked for.
+A seed draws up to f Byzantine nodes and a handful of faults, for one round or for all: a *process fault* changes one
+kind of message of one Byzantine node, for all or some of those who hear it; a *network fault* divides the nodes. Honest
+nodes oversleep and restart as in the sample of `twins`. In the end everybody hears everybody, and agreement is asked
+for.
 """
 
 from collections.abc import Sequence
@@ -23,11 +24,22 @@ from bcami.faults.simulator.events import stream
 from bcami.faults.simulator.rounds import Instance, Rounds
 from bcami.faults.simulator.signing import in_force
 from bcami.faults.simulator.twins import HEALED_ROUNDS, draw_parts
-from bcami.model.consensus import Checkpoint, Commit, ConsensusMessage, NewView, Prepare, PrePrepare, ViewChange
+from bcami.model.block import BlockCertificate, CheckpointVote
+from bcami.model.consensus import (
+    NULL_PROPOSAL,
+    Checkpoint,
+    Commit,
+    ConsensusMessage,
+    NewView,
+    Prepare,
+    PreparedProof,
+    PrePrepare,
+    ViewChange,
+)
 from bcami.pbft.statements import Statements
 
 KINDS: Final = (PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView)
-CHANGES: Final = ("view", "height", "digest", "signature", "content", "nothing")
+CHANGES: Final = ("view", "height", "digest", "signature", "content", "forgery", "nothing")
 
 
 @dataclass(slots=True)
@@ -96,6 +108,8 @@ def _changed(
             changed = replace(message, height=max(0, message.height + fault.by))
         case "digest":
             changed = _with_earlier_digest(message, earlier)
+        case "forgery":
+            changed = _forged(message, fault.by, own.statements, own)
         case "content":
             changed = _with_other_content(message, fault.by, own.statements)
         case _:
@@ -138,6 +152,33 @@ def _with_other_content(message: ConsensusMessage, by: int, statements: Statemen
             return message
 
 
+def _forged(message: ConsensusMessage, by: int, statements: Statements, own: Voice) -> ConsensusMessage:
+    """Return the message with proofs of what never was: a view change that prepared, a new view that carried."""
+    match message:
+        case ViewChange() if by > 0:
+            return replace(message, prepared=tuple(_forged_proof(item, message.view, own) for item in message.prepared))
+        case ViewChange():
+            height = 1 if message.stable is None else message.stable.height + 1
+            votes = tuple(CheckpointVote(node, bytes(64)) for node in range(statements.quorum.strong))
+            return replace(message, stable=BlockCertificate(message.epoch, height, bytes(32), votes), prepared=())
+        case NewView():
+            orders = [statements.pre_prepare(message.view, item.height, NULL_PROPOSAL) for item in message.pre_prepares]
+            return replace(message, pre_prepares=tuple(orders))
+        case _:
+            return message
+
+
+def _forged_proof(proof: PreparedProof, view: int, own: Voice) -> PreparedProof:
+    """Return a proof that something else was prepared at this height in the view just before."""
+    first = proof.pre_prepare
+    proposal = replace(first.proposal, time_ms=first.proposal.time_ms + 1)
+    digest, primary = own.statements.digest_of_proposal(proposal), own.statements.primary(view - 1)
+    return PreparedProof(
+        replace(first, view=view - 1, digest=digest, replica=primary, proposal=proposal),
+        tuple(item for item in proof.prepares if item.replica != primary),
+    )
+
+
 # Seeds.
 
 
@@ -178,8 +219,10 @@ def _play_drawn(group: Rounds, draw: Random, views: int) -> None:
     restart, faults_max = draw.choice((0.0, 0.2)), draw.choice((1, 3, 6))
     if draw.random() < 0.5:
         group.choose = draw.randrange
+    lasts = draw.random() < 0.4
     for _ in range(views):
-        fuzzer.faults = [_draw_fault(draw, faulty, group.nodes) for _ in range(draw.randint(0, faults_max))]
+        if not (lasts and fuzzer.faults):
+            fuzzer.faults = [_draw_fault(draw, faulty, group.nodes) for _ in range(draw.randint(0, faults_max))]
         leader = draw.choice(faulty) if draw.random() < 0.4 else draw.randrange(group.nodes)
         everybody = (frozenset(range(group.nodes)),)
         parts = draw_parts(draw, group.nodes) if draw.random() < cut else everybody
@@ -192,6 +235,7 @@ def _play_drawn(group: Rounds, draw: Random, views: int) -> None:
 
 def _draw_fault(draw: Random, faulty: Sequence[int], nodes: int) -> ProcessFault:
     victims = range(nodes) if draw.random() < 0.4 else draw.sample(range(nodes), draw.randint(1, nodes - 1))
-    return ProcessFault(
-        draw.choice(faulty), draw.choice(KINDS), draw.choice(CHANGES), draw.choice((1, -1)), frozenset(victims)
-    )
+    kind, change = draw.choice(KINDS), draw.choice(CHANGES)
+    if kind in (ViewChange, NewView) and draw.random() < 0.5:
+        change = "forgery"  # what proofs are for; the other changes break them in passing
+    return ProcessFault(draw.choice(faulty), kind, change, draw.choice((1, -1)), frozenset(victims))

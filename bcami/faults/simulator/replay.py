@@ -1,13 +1,16 @@
 """The chain of a finished phase, executed again from genesis by somebody who trusts nobody.
 
 I3 validity      every valid transaction carries the signatures that its contract asks for
+lanes            of each collector's batches those execute that have the next number, and no other (protocol 4.2); of
+                 an executed batch exactly those transactions are absent that weak endorsers refuse (protocol 4.3)
 I4 exactly once  no transaction, and no (signer, session, sequence), is valid twice; the first outcome is the one
                  that the index knows
 I7 equality      the same headers, the same world state at every node of that height
 I14 reads        what a node reads at a height is what the chain says at that height
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
@@ -17,7 +20,7 @@ from bcami.faults.simulator.agreement import Violation
 from bcami.ledger.memory import MemoryLedger
 from bcami.ledger.store import Ledger
 from bcami.model.block import header_hash
-from bcami.model.chain import StoredBatch, TransactionPlace
+from bcami.model.chain import ChainBlock, StoredBatch, TransactionPlace
 from bcami.model.reasons import Reason
 from bcami.model.transaction import Transaction
 from bcami.node.core.execution import ExecutedBlock, Executor
@@ -38,6 +41,7 @@ class Auditor:
         self._valid: dict[bytes, int] = {}
         self._consumed: dict[Key, bytes] = {}
         self._first: dict[bytes, TransactionPlace] = {}
+        self._lanes = [0] * roster.quorum.n
         self.transactions = 0
 
     def follow(self, source: Ledger, batches_of: Callable[[int], tuple[StoredBatch, ...]]) -> None:
@@ -58,10 +62,38 @@ class Auditor:
             raise Violation("I7", f"block {height} lacks batches that it executed")
         if header_hash(block.header) != result.header_hash:
             raise Violation("I7", f"executing block {height} again gives another header")
+        self._check_lanes(block)
+        self._check_absent(block, list(held.values()))
         for index, outcome in enumerate(result.commit.block.outcomes):
             self._outcome(outcome.transaction_id, outcome.reason, TransactionPlace(height, index), found)
         self.ledger.commit(result.commit)
         self._world.durable(height, [key for key, _ in result.commit.writes])
+
+    def _check_lanes(self, block: ChainBlock) -> None:
+        expected: list[int] = []
+        for place, item in enumerate(block.proposal.certificates):
+            if item.collector < len(self._lanes) and item.number == self._lanes[item.collector] + 1:
+                self._lanes[item.collector] += 1
+                expected.append(place)
+        if list(block.executed) != expected:
+            raise Violation("lanes", f"block {block.header.height} executes {block.executed} instead of {expected}")
+
+    def _check_absent(self, block: ChainBlock, held: Sequence[HeldBatch]) -> None:
+        """Count the refusals of each transaction anew; one batch may stand for what another lacks."""
+        counted = {outcome.transaction_id for outcome in block.outcomes}
+        present: set[bytes] = set()
+        batches = {batch.digest: batch for batch in held}
+        for place in block.executed:
+            certificate = block.proposal.certificates[place]
+            refusals = Counter(item.index for vote in certificate.votes for item in vote.refusals)
+            for index, tx_id in enumerate(batches[certificate.batch_digest].ids):
+                if refusals[index] < self._roster.quorum.weak:
+                    present.add(tx_id)
+        height = block.header.height
+        if not counted <= present:
+            raise Violation("lanes", f"block {height} gives an outcome to what weak endorsers refuse")
+        if not present <= counted | self._first.keys():
+            raise Violation("lanes", f"block {height} leaves out what less than weak endorsers refuse")
 
     def _signed(self, held: dict[bytes, HeldBatch]) -> dict[bytes, tuple[Transaction, bool]]:
         """Return each transaction by id, and whether its signatures are those asked for before the block."""
