@@ -265,7 +265,8 @@ class Ordering:
         low = self._checkpoints.low
         for old in [height for height in self.slots if height <= low]:
             del self.slots[old]
-        self._votes.forget_up_to(low)
+        if self._checkpoints.stable is not None:
+            self._votes.forget_up_to(self._checkpoints.stable)
         self._carry(now_ms)
         self._take_ahead(now_ms)
 

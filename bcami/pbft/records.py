@@ -5,8 +5,10 @@
     vote/checkpoint/<height>       the own CHECKPOINT
     vote/view_change               the newest own VIEW-CHANGE: never act in a lower view again
     vote/new_view                  the NEW-VIEW of the view entered last
-    vote/floor                     highest height whose votes were given up: no vote is made before the ledger stands
-                                   there again, when it was lost and is rebuilt from peers (protocol 6.3)
+    vote/floor                     certificate of the highest height whose votes were given up, written with their
+                                   deletion: without one of the two, a VIEW-CHANGE after a loss of power would prove
+                                   nothing of a height that was certified (protocol 5.2). And no vote is made before
+                                   the ledger stands there again, when it was lost and is rebuilt (protocol 6.3)
 
 Heights and views are 8 bytes big-endian. Records of a height go only when the height is below min(certified, durably
 executed).
@@ -51,6 +53,7 @@ _ACCEPTED_CODEC: Final[Codec[AcceptedRecord]] = Codec(AcceptedRecord, RECORD_BYT
 _PREPARED_CODEC: Final[Codec[PreparedRecord]] = Codec(PreparedRecord, RECORD_BYTES_MAX)
 _CHECKPOINT_CODEC: Final[Codec[Checkpoint]] = Codec(Checkpoint, RECORD_BYTES_MAX)
 _VIEW_CHANGE_CODEC: Final[Codec[ViewChange]] = Codec(ViewChange, RECORD_BYTES_MAX)
+_FLOOR_CODEC: Final[Codec[BlockCertificate]] = Codec(BlockCertificate, RECORD_BYTES_MAX)
 _NEW_VIEW_CODEC: Final[Codec[NewView]] = Codec(NewView, RECORD_BYTES_MAX)
 
 
@@ -88,7 +91,15 @@ class VoteRecords(msgspec.Struct, frozen=True):
     checkpoints: dict[int, Checkpoint]
     view_change: ViewChange | None
     new_view: NewView | None
-    floor: int = 0
+    floor: BlockCertificate | None = None
+
+
+def restored_with(floor: BlockCertificate | None, restored: Restored) -> Restored:
+    """Return what was restored, with the certificate of the floor where the ledger has none so high."""
+    known = 0 if restored.stable is None else restored.stable.height
+    if floor is None or not known < floor.height <= restored.executed:
+        return restored
+    return msgspec.structs.replace(restored, stable=floor)
 
 
 def read_records(records: Iterable[tuple[bytes, bytes]]) -> VoteRecords:
@@ -101,7 +112,7 @@ def read_records(records: Iterable[tuple[bytes, bytes]]) -> VoteRecords:
     checkpoints: dict[int, Checkpoint] = {}
     view_change: ViewChange | None = None
     new_view: NewView | None = None
-    floor = 0
+    floor: BlockCertificate | None = None
     for key, value in records:
         if key.startswith(ACCEPTED):
             accepted[_place(key, ACCEPTED)] = _ACCEPTED_CODEC.decode(value)
@@ -115,7 +126,7 @@ def read_records(records: Iterable[tuple[bytes, bytes]]) -> VoteRecords:
         elif key == NEW_VIEW:
             new_view = _NEW_VIEW_CODEC.decode(value)
         elif key == FLOOR:
-            floor = int.from_bytes(value, "big")
+            floor = _FLOOR_CODEC.decode(value)
     return VoteRecords(accepted, prepared, checkpoints, view_change, new_view, floor)
 
 
@@ -154,11 +165,15 @@ class VoteLog:
     def new_view(self, new_view: NewView) -> None:
         self._out.add(Persist(NEW_VIEW, encode(new_view)))
 
-    def forget_up_to(self, low: int) -> None:
-        """Give up the records of heights that are certified and durably executed (protocol 5.2)."""
+    def forget_up_to(self, stable: BlockCertificate) -> None:
+        """Give up the records of heights that are certified and durably executed (protocol 5.2).
+
+        The ledger may not have the certificate yet, and its own write is not ordered with this one.
+        """
+        low = stable.height
         keys = [key for height in sorted(self._keys) if height <= low for key in self._keys.pop(height)]
         if keys:
-            self._out.add(Persist(FLOOR, u64(low)))
+            self._out.add(Persist(FLOOR, encode(stable)))
             self._out.add(Forget(tuple(keys)))
 
     def _put(self, height: int, key: bytes, value: bytes) -> None:

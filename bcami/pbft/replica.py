@@ -38,7 +38,7 @@ from bcami.model.consensus import (
 from bcami.model.reasons import Reason
 from bcami.model.wire import Status
 from bcami.pbft.checkpoints import Checkpoints
-from bcami.pbft.effects import Broadcast, Effect, Outbox, SendTo
+from bcami.pbft.effects import Broadcast, Certified, Effect, Outbox, SendTo
 from bcami.pbft.inputs import (
     BlockCertified,
     CertificateReady,
@@ -51,7 +51,8 @@ from bcami.pbft.inputs import (
 )
 from bcami.pbft.lanes import Lanes, proposal_bytes_max
 from bcami.pbft.ordering import CheckCertificate, Ordering
-from bcami.pbft.records import Restored, VoteLog, read_records
+from bcami.pbft.proofs import stable_height
+from bcami.pbft.records import Restored, VoteLog, read_records, restored_with
 from bcami.pbft.recovery import CatchUp, Recovery
 from bcami.pbft.statements import Statements
 from bcami.pbft.timers import CATCH_UP, CERTIFY, FAIRNESS, VIEW, VIEW_CHANGE, Backoff, Fairness, Timers
@@ -73,6 +74,7 @@ class Replica:
         records = read_records(restored.records)
         parameters = roster.genesis.parameters
         self._is_amnesiac = restored.is_amnesiac
+        restored = restored_with(records.floor, restored)
         self._out = Outbox(dumb=replica if restored.is_amnesiac else None)
         self._statements = Statements(roster, replica, signer)
         votes = VoteLog(self._out, records)
@@ -91,7 +93,7 @@ class Replica:
         self._catch_up = CatchUp(self._timers, self._out, parameters.view_timer_ms)
         self._progress = _Progress(self._checkpoints.low, self._ordering.decided)
         self._headers = restored.headers
-        self._floor = records.floor
+        self._floor = stable_height(records.floor)
         self._mute()
         for _, vote in sorted(records.checkpoints.items()):
             self._checkpoints.restore(vote)
@@ -158,6 +160,8 @@ class Replica:
         self._ordering.resume(now_ms)
         for vote in self._checkpoints.own_votes():
             self._out.add(Broadcast(vote))
+        if self._checkpoints.stable is not None:
+            self._out.add(Certified(self._checkpoints.stable))  # the ledger may have lost it with the power
         self._checkpoints.recount()
         for height, header_hash in self._headers:
             self._checkpoints.on_executed(height, header_hash)

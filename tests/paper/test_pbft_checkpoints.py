@@ -2,7 +2,7 @@
 
 import msgspec
 
-from bcami.model.consensus import Checkpoint, PrePrepare
+from bcami.model.consensus import Checkpoint, PrePrepare, ViewChange
 from bcami.model.signing import u64
 from bcami.pbft import BlockCertified, Certified, Decided, Executed, Forget, Halt, NeedBlocks, Persist, Synced
 from tests.paper.lab import Lab, evidence, header, of, refusals, said
@@ -52,6 +52,22 @@ def test_the_log_and_the_records_go_when_the_low_watermark_passes_them_and_not_b
     assert len(forgotten.keys) == 3
     assert list(lab.disk) == [b"vote/floor"]
     assert refusals(lab.hear(lab.pre_prepare(height=1))) == ["stale"]
+
+
+def test_what_was_given_up_is_proved_after_a_loss_of_power_although_the_ledger_lost_the_certificate() -> None:
+    """Protocol 5.2: votes and certificate are in two stores. With neither, the height could be proposed anew.
+
+    The certificate is written with the deletion of the votes that it makes needless.
+    """
+    lab = Lab()
+    decided(lab, 1)
+    lab.hear(*lab.checkpoints(1, 0, 2))
+    lab.stable = None
+    restored = lab.restart()
+    assert [item.certificate.height for item in of(restored, Certified)] == [1], "the ledger gets it again"
+    left = lab.hear(*(lab.view_change(sender, 2) for sender in (0, 3)))
+    (change,) = said(left, ViewChange)
+    assert change.stable == lab.certificate(1, [0, 1, 2])
 
 
 def test_the_primary_stops_at_the_high_watermark_and_goes_on_when_it_moves() -> None:
