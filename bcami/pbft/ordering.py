@@ -308,7 +308,8 @@ class Ordering:
 
     def proofs(self) -> list[PreparedProof]:
         """Return P: for each height above the low watermark its proof of the highest view [CL99 4.4]."""
-        return [slot.proof for _, slot in sorted(self.slots.items()) if slot.proof is not None]
+        low = self._checkpoints.low  # it may have moved in this very step, before the log is cut
+        return [slot.proof for height, slot in sorted(self.slots.items()) if slot.proof is not None and height > low]
 
     # The primary.
 

@@ -141,6 +141,8 @@ class VoteLog:
     def __init__(self, out: Outbox, restored: VoteRecords) -> None:
         self._out = out
         self._keys: dict[int, dict[bytes, None]] = {}
+        self._stable: BlockCertificate | None = None
+        self._floor = 0 if restored.floor is None else restored.floor.height
         for height, view in restored.accepted:
             self._remember(height, ACCEPTED + u64(height) + u64(view))
         for height, view in restored.prepared:
@@ -160,6 +162,7 @@ class VoteLog:
         self._put(vote.height, CHECKPOINT + u64(vote.height), encode(vote))
 
     def view_change(self, change: ViewChange) -> None:
+        self._raise_floor()
         self._out.add(Persist(VIEW_CHANGE, encode(change)))
 
     def new_view(self, new_view: NewView) -> None:
@@ -170,13 +173,24 @@ class VoteLog:
 
         The ledger may not have the certificate yet, and its own write is not ordered with this one.
         """
-        low = stable.height
-        keys = [key for height in sorted(self._keys) if height <= low for key in self._keys.pop(height)]
+        self._stable = stable
+        keys = [key for height in sorted(self._keys) if height <= stable.height for key in self._keys.pop(height)]
         if keys:
-            self._out.add(Persist(FLOOR, encode(stable)))
+            self._raise_floor()
             self._out.add(Forget(tuple(keys)))
 
+    def _raise_floor(self) -> None:
+        """Write the floor when the low watermark has risen over it, by catch-up perhaps, without a vote given up.
+
+        Before any vote above: a vote that is within the window of a ledger that is lost is outside of the window of
+        the one that is being rebuilt, and a VIEW-CHANGE that proves it is refused by all.
+        """
+        if self._stable is not None and self._stable.height > self._floor:
+            self._floor = self._stable.height
+            self._out.add(Persist(FLOOR, encode(self._stable)))
+
     def _put(self, height: int, key: bytes, value: bytes) -> None:
+        self._raise_floor()
         self._remember(height, key)
         self._out.add(Persist(key, value))
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from bcami.codec import encode
 from bcami.model.consensus import Checkpoint, PrePrepare, ViewChange
 from bcami.model.signing import u64
 from bcami.pbft import BlockCertified, Certified, Decided, Executed, Forget, Halt, NeedBlocks, Persist, Synced
@@ -68,6 +69,28 @@ def test_what_was_given_up_is_proved_after_a_loss_of_power_although_the_ledger_l
     left = lab.hear(*(lab.view_change(sender, 2) for sender in (0, 3)))
     (change,) = said(left, ViewChange)
     assert change.stable == lab.certificate(1, [0, 1, 2])
+
+
+def test_a_view_that_is_left_as_the_watermark_rises_proves_nothing_below_it() -> None:
+    """Seed 1986: catch-up ended and others had left; P held a height below the new watermark, and all refused it."""
+    lab = Lab()
+    first = lab.pre_prepare(height=1)
+    lab.hear(first, *lab.prepares(first, 2, 3))
+    lab.disk[b"vote/floor"] = encode(lab.certificate(2))
+    lab.restart()
+    assert not said(lab.hear(*(lab.view_change(sender, 2) for sender in (0, 3))), ViewChange), "muted below its floor"
+    left = lab.step(Synced(2, header(2), lab.certificate(2), (0,) * 4))
+    (change,) = said(left, ViewChange)
+    assert (change.stable.height, change.prepared) == (2, ())
+
+
+def test_the_floor_rises_before_any_vote_above_it_although_no_vote_was_given_up() -> None:
+    """A node that caught up without voting, voted, and lost its ledger would begin within a window of long ago."""
+    lab = Lab()
+    lab.step(Synced(3, header(3), lab.certificate(3), (0,) * 4))
+    assert b"vote/floor" not in lab.disk, "catching up alone costs no promise"
+    lab.hear(lab.pre_prepare(height=4))
+    assert lab.disk[b"vote/floor"] == encode(lab.certificate(3))
 
 
 def test_the_primary_stops_at_the_high_watermark_and_goes_on_when_it_moves() -> None:

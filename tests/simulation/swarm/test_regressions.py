@@ -13,7 +13,7 @@ FIXED: dict[int, str] = {
     154: "a CHECKPOINT that was stored and never sent left after the ledger had been rebuilt",
     361: "a rebuilt replica left its view with proofs above its window, which all others refused: nobody moved",
     1657: "the same, and its VIEW-CHANGE stood until the next view, which never came",
-    1986: "a node whose ledger was rebuilt endorsed an old number again, with other refusals",
+    1986: "a replica whose catch-up ended as others left proved a height below its watermark, which all refused",
     2013: "the same with one collector's only batch",
     2325: "a primary whose ledger was rebuilt proposed again at a height that it had forgotten: equivocation",
     500975: "an oracle took a batch, which a node without its vote log gives to a peer that fetches it, for a new word",
