@@ -10,10 +10,20 @@ from hashlib import sha256
 from typing import Protocol, TypeVar
 
 from bcami.contract.network import Network
+from bcami.crypto.commitments import ORDER, opens
 from bcami.crypto.evidence import check_evidence
 from bcami.crypto.hpke import is_valid_kem_key
 from bcami.crypto.points import point_sum
 from bcami.crypto.signatures import is_valid_public_key, verify
+from bcami.model.aggregation import (
+    RosterMember,
+    TallyEntry,
+    empty_roster_digest,
+    roster_digest,
+)
+from bcami.model.aggregation import (
+    contribution_digest as aggregation_digest,
+)
 from bcami.model.chain import STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, StateEntry
 from bcami.model.evidence import Evidence, Place, evidence_id, place_id
 from bcami.model.reasons import Reason
@@ -211,6 +221,31 @@ class Context:
         """Return the digest that names the place of a statement."""
         self.step()
         return place_id(self.network.chain, place)
+
+    def empty_roster_digest(self, roster: int) -> bytes:
+        """Return the digest of an aggregation roster before its first part."""
+        self.step()
+        return empty_roster_digest(self.network.chain, roster)
+
+    def roster_digest(self, before: bytes, members: tuple[RosterMember, ...]) -> bytes:
+        """Return the digest of an aggregation roster after one more part."""
+        self.step()
+        return roster_digest(before, members)
+
+    def is_aggregated_by(self, member: RosterMember, round_number: int, roster: bytes, entry: TallyEntry) -> bool:
+        """Tell whether the member signed this contribution to the round."""
+        self.step()
+        network = self.network
+        statement = aggregation_digest(
+            network.chain, network.epoch, round_number, roster, member.hid, entry.body_hash, entry.commitment
+        )
+        return verify(member.public_key, entry.signature, statement)
+
+    def opens(self, commitment: bytes, values: tuple[int, ...], blinding: bytes) -> bool:
+        """Tell whether values and blinding (32 bytes) open a commitment (bcami.crypto.commitments)."""
+        self.step()
+        number = int.from_bytes(blinding, "big")
+        return number < ORDER and opens(commitment, values, number)
 
     def contribute(self, request: ContributionRequest, kem_key: bytes) -> ContributionAnswer:
         """Return this node's contribution to a dealerless key; in queries only. One step."""

@@ -113,6 +113,15 @@ def combine(points: list[Any]) -> Any | None:
     return total if lib.secp256k1_ec_pubkey_combine(CONTEXT, total, pointers, len(points)) else None
 
 
+def times(point: Any, scalar: bytes) -> Any:
+    """Return scalar·point, not in constant time. Raises ValueError unless 0 < scalar < n."""
+    product = ffi.new(_POINT)
+    ffi.memmove(product, point, ffi.sizeof("secp256k1_pubkey"))
+    if len(scalar) != SCALAR_BYTES or not lib.secp256k1_ec_pubkey_tweak_mul(CONTEXT, product, scalar):
+        raise ValueError("not a scalar of secp256k1")
+    return product
+
+
 def sign(scalar: Any, digest: bytes) -> bytes:
     """Return the RFC 6979, low-S signature of a 32-byte digest as r || s."""
     if len(digest) != HASH_BYTES:

@@ -65,6 +65,32 @@ class Reason(StrEnum):
     MEMBER_CANNOT_SEND = "member_cannot_send"
     INCOMPATIBLE_PROJECT = "incompatible_project"
 
+    # Private aggregation: what a contract, a meter or the head-end says no to.
+    UNKNOWN_ROSTER = "unknown_roster"
+    UNKNOWN_ROUND = "unknown_round"
+    ROSTER_MISMATCH = "roster_mismatch"
+    ROSTER_FIXED = "roster_fixed"
+    MEMBER_TWICE = "member_twice"
+    GROUP_TOO_SMALL = "group_too_small"
+    GROUP_TOO_ALIKE = "group_too_alike"
+    INTERVAL_SPENT = "interval_spent"
+    BUDGET_SPENT = "budget_spent"
+    ROUND_NOT_ABOVE = "round_not_above"
+    ROUND_ENDED = "round_ended"
+    NOT_SETTLED = "not_settled"
+    CONTRIBUTORS_GREW = "contributors_grew"
+    CUT_OFF = "cut_off"
+    ALREADY_REVEALED = "already_revealed"
+    CONTRIBUTED_TWICE = "contributed_twice"
+    NO_READING = "no_reading"
+    READING_OUT_OF_RANGE = "reading_out_of_range"
+    SUM_MISMATCH = "sum_mismatch"
+    TOO_FEW_SHARES = "too_few_shares"
+    WRONG_TOKEN = "wrong_token"  # noqa: S105  a reason's name
+    KEY_SUM_MISMATCH = "key_sum_mismatch"
+    RING_BROKEN = "ring_broken"
+    TIMED_OUT = "timed_out"
+
     # Contract runtime.
     STEPS_EXCEEDED = "steps_exceeded"
     CONTRACT_FAULT = "contract_fault"
@@ -155,9 +181,33 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.UNKNOWN_GROUP: "no demand-response project has this number",
         Reason.GROUP_EXISTS: "a demand-response project of this number was published before",
         Reason.ALREADY_MEMBER: "the meter takes part in this project already",
-        Reason.NOT_A_MEMBER: "the meter takes no part in this project",
+        Reason.NOT_A_MEMBER: "the meter takes no part in this project, or in this round",
         Reason.MEMBER_CANNOT_SEND: "only the MDMS sends to a group; a member talks to the MDMS alone",
         Reason.INCOMPATIBLE_PROJECT: "the meter takes part in a project that excludes this one: leave that first",
+        Reason.UNKNOWN_ROSTER: "no roster of this number is on the chain, or it is not fixed yet",
+        Reason.UNKNOWN_ROUND: "no round of this number was started",
+        Reason.ROSTER_MISMATCH: "the roster is not the one that the chain has",
+        Reason.ROSTER_FIXED: "the roster is fixed: nothing is added to it",
+        Reason.MEMBER_TWICE: "a member is named twice, or the HIDs do not rise",
+        Reason.GROUP_TOO_SMALL: "so few contributors would not hide a single one",
+        Reason.GROUP_TOO_ALIKE: "the sums of two such alike groups would tell what a few members used",
+        Reason.INTERVAL_SPENT: "the meter has given its reading of this interval to a sum already",
+        Reason.BUDGET_SPENT: "the meter's privacy budget for this time is used up",
+        Reason.ROUND_NOT_ABOVE: "the round's number is not above the last one: it is stale",
+        Reason.ROUND_ENDED: "the round has ended",
+        Reason.NOT_SETTLED: "who contributed is not settled yet, or not counted completely",
+        Reason.CONTRIBUTORS_GREW: "the new set of contributors is not within the one before",
+        Reason.CUT_OFF: "so few of the meter's neighbours contributed that its reading could be told",
+        Reason.ALREADY_REVEALED: "the meter revealed the other secret about that member: never both",
+        Reason.CONTRIBUTED_TWICE: "the meter contributed to this round before, with other bytes",
+        Reason.NO_READING: "the meter has no reading of this interval",
+        Reason.READING_OUT_OF_RANGE: "the reading is outside of what the round can sum",
+        Reason.SUM_MISMATCH: "the sum does not open the contributors' commitments",
+        Reason.TOO_FEW_SHARES: "fewer secrets were revealed than are needed to take off the masks",
+        Reason.WRONG_TOKEN: "no member of the ring has this token",
+        Reason.KEY_SUM_MISMATCH: "the sum of keys is not that of the keys in use: the result is outside of its range",
+        Reason.RING_BROKEN: "the ring did not come round: a member or a link failed",
+        Reason.TIMED_OUT: "the time for it is over",
         Reason.STEPS_EXCEEDED: "the contract took more steps than are allowed",
         Reason.CONTRACT_FAULT: "the contract itself broke; its operator finds the place in the node's log",
         Reason.QUEUE_FULL: "this node's queue is full: try again later, or another node",

@@ -17,6 +17,7 @@ from bcami.model.genesis import Parameters, operator_id
 from bcami.model.reasons import Reason
 from bcami.model.registration import MeterState
 from bcami.model.transaction import Transaction, argument_digest
+from tests.unit.contract.rounds import whole_round
 from tests.unit.contract.world import CHAINCODE, Party, World, meter, signing_key
 from tests.unit.crypto.statements import contradiction
 
@@ -201,6 +202,25 @@ def test_same_results_and_write_sets():
     }
     assert rejected | refused <= set(reasons), reasons
     assert reasons[Reason.VALID] > 200, reasons
+
+
+def test_rounds_of_aggregation_come_to_the_same():
+    world = World()
+    recorder = Recorder(world)
+    submit, world.submit = world.submit, lambda tx: recorder.submit(tx) or Reason.VALID
+    for tx, expected in whole_round(world):
+        before = recorder.reasons[expected]
+        recorder.submit(tx)
+        assert recorder.reasons[expected] == before + 1
+        world.time_ms += 1
+    for number in range(1, 5):
+        recorder.query("aggregation", "round", number.to_bytes(8, "big"))
+        recorder.query("aggregation", "roster", number.to_bytes(8, "big"))
+    recorder.query("aggregation", "head", b"")
+    world.submit = submit
+    answers = run_in_child(world, recorder.calls)
+    for call, expected_answer, answer in zip(recorder.calls, recorder.expected, answers, strict=True):
+        assert answer == expected_answer, call[0]
 
 
 def test_what_fabric_adds():

@@ -54,7 +54,13 @@ def test_id_covers_names_bytes_and_manifest_and_nothing_else(folder):
 
 def test_bundled_package_loads():
     package = load_package(CHAINCODE, package_id(CHAINCODE))
-    assert [contract.name for contract in package.contracts] == ["registration", "usage", "mdms", "governance"]
+    assert [contract.name for contract in package.contracts] == [
+        "registration",
+        "usage",
+        "mdms",
+        "governance",
+        "aggregation",
+    ]
 
 
 def test_other_id_is_refused_with_a_way_out(folder):

@@ -146,11 +146,11 @@ class World:
 
     # What the utility and the MDMS say.
 
-    def utility(self, function: str, argument: Any) -> Transaction:
+    def utility(self, function: str, argument: Any, contract: str = "registration") -> Transaction:
         self.utility_sequence += 1
         key = signing_key("utility")
         signer = operator_id(key.public_key)
-        return self.transaction("registration", function, signer, 0, self.utility_sequence, argument, [key])
+        return self.transaction(contract, function, signer, 0, self.utility_sequence, argument, [key])
 
     def enrol(self, party: "Party") -> Transaction:
         return self.utility("enrol", EnrolArgument(party.hid, party.enrolment.public_key, party.kem.public_key))

@@ -1,0 +1,31 @@
+"""Who masks with whom: a random graph that everybody draws alike from a block hash [Bell et al., CCS 2020, section 3].
+
+The graph is the union of h random cycles through all members, so nobody has more than 2h neighbours. Bell et al. take
+one permuted Harary graph; there, k members that are withheld once the graph is known cut out a piece of any length. A
+small piece of a union of random cycles borders on almost everybody (`bounds` counts it). With 2h ≥ n − 1 everybody
+is everybody's neighbour.
+"""
+
+from functools import lru_cache
+from hashlib import shake_256
+
+import numpy as np
+
+Graph = tuple[tuple[int, ...], ...]
+"""Each member's neighbours, ascending."""
+
+
+@lru_cache(maxsize=16)
+def draw_graph(seed: bytes, members: int, degree: int) -> Graph:
+    """Return the graph of `degree`/2 cycles drawn from the seed, or the complete one."""
+    if degree >= members - 1:
+        return tuple(tuple(other for other in range(members) if other != member) for member in range(members))
+    found: list[set[int]] = [set() for _ in range(members)]
+    for cycle in range(degree // 2):
+        # Members in the order of 64-bit random keys: uniform but for equal keys, n²·2^-65.
+        data = shake_256(b"bcami/aggregation/graph/1" + cycle.to_bytes(4, "big") + seed).digest(8 * members)
+        order = np.argsort(np.frombuffer(data, dtype=">u8"), kind="stable").tolist()
+        for member, after in zip(order, order[1:] + order[:1], strict=True):
+            found[member].add(after)
+            found[after].add(member)
+    return tuple(tuple(sorted(neighbours)) for neighbours in found)

@@ -1,0 +1,433 @@
+"""The head-end's side of a masked round: a step machine (protocol 9). It is trusted with nothing.
+
+    begin ─▶ Call everybody ─▶ contributions ─▶ settle (wave 0) ──┬─ nobody is missing: final ─▶ shares ─▶ tally, finish
+                                                                  └─ somebody is: pairwise seeds ─▶ settle again
+
+Each wave that asks for seeds waits for every contributor that borders on somebody who is gone; whoever stays silent is
+gone too, and the next wave begins. When all that is needed is there, the set is settled as final and self masks
+come off, for which the threshold is enough. The round ends with sums that open the contributors' commitments on the
+chain, or as void with a reason that is recorded there too.
+
+The driver carries out effects in order, tells what became of submitted transactions with `recorded`, and when a wait is
+over with `timed_out`. Whatever a meter sends that does not hold is counted under its reason and dropped.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final
+
+from bcami.aggregation.bounds import DEFAULT_POLICY, Plan, Policy, plan_for
+from bcami.aggregation.graph import Graph, draw_graph
+from bcami.aggregation.masks import (
+    SEED_BYTES,
+    MaskSum,
+    round_context,
+    self_commitment,
+    signed,
+    values_from_bytes,
+)
+from bcami.aggregation.meter import contribution_statement
+from bcami.aggregation.records import (
+    ChainReader,
+    Contribution,
+    Declined,
+    Reveal,
+    RevealCall,
+    RosterNotice,
+    RoundCall,
+    RoundVoid,
+    ToHeadEnd,
+    ToMeter,
+)
+from bcami.aggregation.shamir import combine
+from bcami.crypto.commitments import ORDER, opens
+from bcami.crypto.points import point_sum
+from bcami.crypto.signatures import is_valid_public_key, verify
+from bcami.model.aggregation import (
+    MEMBERS_PER_PART,
+    FinishArgument,
+    RosterMember,
+    SettleArgument,
+    StartArgument,
+    TallyArgument,
+    TallyEntry,
+    VoidArgument,
+    bitmap,
+    body_hash,
+    reveal_digest,
+)
+from bcami.model.api import TransactionProof
+from bcami.model.reasons import Reason
+
+WAVES_MAX: Final = 6
+"""Sets of contributors that are tried before the round is void."""
+_SUBSETS_MAX: Final = 16
+"""Choices of shares that are tried when some are wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Send a message to a member."""
+
+    member: int
+    message: ToMeter
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Have the utility sign and submit a transaction of the contract, and tell `recorded` its outcome."""
+
+    function: str
+    argument: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Call `timed_out` with this name when the phase's time is over; a new wait replaces the one before."""
+
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The round is over and recorded."""
+
+    reason: Reason
+    sums: tuple[int, ...]
+    contributors: frozenset[int]
+
+
+Effect = Call | Submit | Wait | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A fixed roster and its graph."""
+
+    digest: bytes
+    members: tuple[RosterMember, ...]
+    plan: Plan
+    graph: Graph
+    group_min: int
+
+
+def group_of(digest: bytes, members: tuple[RosterMember, ...], seed: bytes, policy: Policy = DEFAULT_POLICY) -> Group:
+    """Return a group as its members see it; `seed` is the hash of the block after the one that fixed the roster."""
+    plan = plan_for(len(members), policy)
+    return Group(digest, members, plan, draw_graph(seed, len(members), plan.degree), policy.group_min)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What came in so far."""
+
+    contributions: dict[int, Contribution] = field(default_factory=dict)
+    contributors: frozenset[int] = frozenset()
+    wave: int = -1
+    is_final: bool = False
+    asked: frozenset[int] = frozenset()
+    """Members whose answer to this wave is awaited."""
+    answered: set[int] = field(default_factory=set)
+    seeds: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    """(who revealed it, who is gone) → pairwise seed."""
+    shares: dict[int, dict[int, int]] = field(default_factory=dict)
+    """Contributor → place of its share → share."""
+    tallied: int = 0
+    result: tuple[tuple[int, ...], int] | None = None
+
+
+class MaskedRound:
+    """One round of one group."""
+
+    def __init__(
+        self,
+        group: Group,
+        start: StartArgument,
+        reader: ChainReader,
+        notice: RosterNotice | None,
+        past: Sequence[frozenset[int]] = (),
+    ) -> None:
+        """With `notice` the roster goes to every member first: when it is new, or a meter may have restarted.
+
+        `past` are the final contributors of the sums of this roster within a day: members insist on sets that are
+        equal or differ enough (`rules`).
+        """
+        self._past = tuple(dict.fromkeys(past))
+        self._group = group
+        self._start = start
+        self._reader = reader
+        self._notice = notice
+        self._context = round_context(reader.chain, reader.epoch, start.round, group.digest)
+        self._progress = _Progress()
+        self._phase = "contributions"
+        self._proof: TransactionProof | None = None
+        self._void: Reason | None = None
+        self.refused: Counter[Reason] = Counter()
+        """What meters sent and was dropped."""
+        self.declined: Counter[Reason] = Counter()
+        """Meters' own noes."""
+
+    @property
+    def final_contributors(self) -> frozenset[int] | None:
+        """The set whose self masks may have come off, also when the round then ended without a sum."""
+        return self._progress.contributors if self._progress.is_final else None
+
+    def begin(self, proof: TransactionProof) -> list[Effect]:
+        """Ask everybody; `proof` is the receipt of the round's start."""
+        effects: list[Effect] = []
+        for member in range(len(self._group.members)):
+            if self._notice is not None:
+                effects.append(Call(member, self._notice))
+            effects.append(Call(member, RoundCall(proof)))
+        return [*effects, Wait(self._phase)]
+
+    def receive(self, member: int, message: ToHeadEnd) -> list[Effect]:
+        """Take one message that came from a member's address."""
+        match message:
+            case Contribution():
+                return self._contribution(member, message)
+            case Reveal():
+                return self._reveal(member, message)
+            case Declined():
+                self.declined[message.reason] += 1
+                return []
+
+    def timed_out(self, phase: str) -> list[Effect]:
+        """Go on with what there is; a name that is not the present phase's means nothing."""
+        if phase != self._phase:
+            return []
+        if phase == "contributions":
+            return self._settle(frozenset(self._progress.contributions))
+        if phase.startswith("seeds"):
+            silent = self._progress.asked - self._progress.answered
+            return self._settle(self._progress.contributors - silent)
+        if phase == "shares":
+            return self._unmask()
+        return []
+
+    def recorded(self, function: str, outcome: TransactionProof | Reason) -> list[Effect]:
+        """Take the outcome of a submitted transaction: its proof, or why it was rejected or refused."""
+        if function == "void":
+            proof = [] if isinstance(outcome, Reason) else self._tell_all(RoundVoid(outcome))
+            self._phase = "ended"
+            return [*proof, Ended(self._void or Reason.TIMED_OUT, (), frozenset())]
+        if self._phase == "voiding":
+            return []
+        if isinstance(outcome, Reason):
+            return self._end_void(outcome)
+        if function == "settle":
+            return self._ask(outcome)
+        if function == "tally":
+            self._progress.tallied += 1
+            return self._finish() if self._progress.tallied == len(list(self._parts())) else []
+        assert self._progress.result is not None
+        self._phase = "ended"
+        return [Ended(Reason.VALID, self._progress.result[0], self._progress.contributors)]
+
+    # Contributions.
+
+    def _contribution(self, member: int, item: Contribution) -> list[Effect]:
+        known = self._progress.contributions.get(member)
+        reason = self._refuse_contribution(member, item)
+        if reason is None and known is not None:
+            reason = Reason.DUPLICATE if known == item else Reason.CONTRIBUTED_TWICE
+        if reason is None and self._phase != "contributions":
+            reason = Reason.TIMED_OUT
+        if reason is not None:
+            self.refused[reason] += 1
+            return []
+        self._progress.contributions[member] = item
+        if len(self._progress.contributions) == len(self._group.members):
+            return self._settle(frozenset(self._progress.contributions))
+        return []
+
+    def _refuse_contribution(self, member: int, item: Contribution) -> Reason | None:
+        if item.round != self._start.round:
+            return Reason.STALE
+        if item.member != member:
+            return Reason.NOT_A_MEMBER
+        if len(item.masked) != 8 * self._start.slots or len(item.shares) != len(self._group.graph[member]):
+            return Reason.MALFORMED
+        statement = contribution_statement(self._reader, self._group.digest, self._group.members[member].hid, item)
+        if not verify(self._group.members[member].public_key, item.signature, statement):
+            return Reason.BAD_SIGNATURE
+        return None if is_valid_public_key(item.commitment) else Reason.BAD_ARGUMENT
+
+    def _settle(self, contributors: frozenset[int]) -> list[Effect]:
+        """Settle a set from which nobody is cut off; it is final when no seed is missing."""
+        progress, plan = self._progress, self._group.plan
+        while True:
+            cut = {
+                member
+                for member in contributors
+                if sum(other in contributors for other in self._group.graph[member]) < plan.threshold
+            }
+            if not cut:
+                break
+            contributors -= cut
+        if len(contributors) < plan.contributors_min:
+            return self._end_void(Reason.GROUP_TOO_SMALL)
+        evened = self._evened(contributors)
+        if evened is None:
+            return self._end_void(Reason.GROUP_TOO_ALIKE)
+        contributors = evened
+        progress.wave += 1
+        if progress.wave >= WAVES_MAX:
+            return self._end_void(Reason.TIMED_OUT)
+        progress.contributors = contributors
+        progress.is_final = not self._lacking()
+        self._phase = f"settling {progress.wave}"
+        members = bitmap(contributors, len(self._group.members))
+        return [Submit("settle", SettleArgument(self._start.round, progress.wave, members, progress.is_final))]
+
+    def _evened(self, contributors: frozenset[int]) -> frozenset[int] | None:
+        """Leave out as few as make the set equal to each past one, or different enough; None when that is too many."""
+        alike_min = self._group.group_min
+        spare = len(contributors) - self._group.plan.contributors_min
+        # Whoever is left out is drawn from the round's name, not chosen.
+        order = sorted(contributors, key=lambda member: sha256(self._context + member.to_bytes(4, "big")).digest())
+        candidates = [known & contributors for known in self._past]
+        candidates += [contributors.difference(order[:count]) for count in range(min(spare, 2 * alike_min) + 1)]
+        fitting = [
+            candidate
+            for candidate in candidates
+            if len(candidate) >= self._group.plan.contributors_min
+            and all(candidate == known or len(candidate ^ known) >= alike_min for known in self._past)
+        ]
+        return max(fitting, key=len, default=None)
+
+    def _lacking(self) -> frozenset[int]:
+        """Return the contributors whose seeds with neighbours who are gone are still needed."""
+        contributors, seeds = self._progress.contributors, self._progress.seeds
+        return frozenset(
+            member
+            for member in contributors
+            if any(other not in contributors and (member, other) not in seeds for other in self._group.graph[member])
+        )
+
+    # Reveals.
+
+    def _ask(self, proof: TransactionProof) -> list[Effect]:
+        progress = self._progress
+        self._proof = proof
+        progress.answered = set()
+        if not progress.is_final:
+            progress.asked = self._lacking()
+            self._phase = f"seeds {progress.wave}"
+            calls: list[Effect] = [Call(member, RevealCall(proof, ())) for member in sorted(progress.asked)]
+            return [*calls, Wait(self._phase)]
+        progress.asked = progress.contributors
+        self._phase = "shares"
+        sealed: dict[int, list[tuple[int, bytes]]] = {member: [] for member in progress.contributors}
+        for sender in sorted(progress.contributors):
+            shares = progress.contributions[sender].shares
+            for receiver, share in zip(self._group.graph[sender], shares, strict=True):
+                if receiver in sealed:
+                    sealed[receiver].append((sender, share))
+        return [
+            *(Call(member, RevealCall(proof, tuple(listed))) for member, listed in sealed.items()),
+            Wait(self._phase),
+        ]
+
+    def _reveal(self, member: int, item: Reveal) -> list[Effect]:
+        progress = self._progress
+        reason = self._refuse_reveal(member, item)
+        if reason is not None:
+            self.refused[reason] += 1
+            return []
+        progress.answered.add(member)
+        near = set(self._group.graph[member])
+        for other, secret in item.secrets:
+            if other not in near:
+                self.refused[Reason.NOT_A_MEMBER] += 1
+            elif not progress.is_final and other not in progress.contributors:
+                progress.seeds[member, other] = secret
+            elif progress.is_final and other in progress.contributors:
+                progress.shares.setdefault(other, {})[member + 1] = int.from_bytes(secret, "big")
+        if progress.answered < progress.asked:
+            return []
+        if progress.is_final:
+            return self._unmask()
+        return self._settle(progress.contributors - self._lacking())
+
+    def _refuse_reveal(self, member: int, item: Reveal) -> Reason | None:
+        progress, reader = self._progress, self._reader
+        is_asking = self._phase == "shares" or self._phase.startswith("seeds")
+        if item.round != self._start.round or item.wave != progress.wave or not is_asking:
+            return Reason.STALE
+        if item.member != member or member not in progress.asked:
+            return Reason.NOT_A_MEMBER
+        if member in progress.answered:
+            return Reason.DUPLICATE
+        statement = reveal_digest(
+            reader.chain, reader.epoch, item.round, item.wave, self._group.members[member].hid, item.secrets
+        )
+        if not verify(self._group.members[member].public_key, item.signature, statement):
+            return Reason.BAD_SIGNATURE
+        return None
+
+    # The sum.
+
+    def _unmask(self) -> list[Effect]:
+        progress = self._progress
+        total = MaskSum(self._start.slots)
+        for member in sorted(progress.contributors):
+            item = progress.contributions[member]
+            total.add_values(values_from_bytes(item.masked), int.from_bytes(item.blinding, "big"))
+            seed = self._self_seed(member)
+            if seed is None:
+                return self._end_void(Reason.TOO_FEW_SHARES)
+            total.add(seed, is_added=False)
+        for (member, gone), seed in progress.seeds.items():
+            if member in progress.contributors:
+                total.add(seed, is_added=member > gone)
+        values, blinding = total.total()
+        sums = signed(values)
+        commitments = tuple(progress.contributions[member].commitment for member in sorted(progress.contributors))
+        committed = point_sum(commitments)
+        if committed is None or not opens(committed, sums, blinding):
+            return self._end_void(Reason.SUM_MISMATCH)
+        progress.result = (sums, blinding)
+        self._phase = "recording"
+        return [Submit("tally", argument) for argument in self._parts()]
+
+    def _self_seed(self, member: int) -> bytes | None:
+        """Return a contributor's self-mask seed; wrong shares are found by the commitment and left out."""
+        shares = list(self._progress.shares.get(member, {}).items())
+        threshold = self._group.plan.threshold
+        commitment = self._progress.contributions[member].self_commitment
+        for first in range(min(_SUBSETS_MAX, len(shares) - threshold + 1)):
+            secret = combine(dict(shares[first : first + threshold]))
+            if secret.bit_length() <= 8 * SEED_BYTES:
+                seed = secret.to_bytes(SEED_BYTES, "big")
+                if self_commitment(self._context, member, seed) == commitment:
+                    return seed
+        return None
+
+    def _parts(self) -> Iterator[TallyArgument]:
+        count = len(self._group.members)
+        for part in range((count + MEMBERS_PER_PART - 1) // MEMBERS_PER_PART):
+            members = range(part * MEMBERS_PER_PART, min(count, (part + 1) * MEMBERS_PER_PART))
+            entries = []
+            for member in members:
+                if member in self._progress.contributors:
+                    item = self._progress.contributions[member]
+                    body = body_hash(item.masked, item.blinding, item.self_commitment, item.shares)
+                    entries.append(TallyEntry(body, item.commitment, item.signature))
+            yield TallyArgument(self._start.round, part, tuple(entries))
+
+    def _finish(self) -> list[Effect]:
+        assert self._progress.result is not None
+        sums, blinding = self._progress.result
+        argument = FinishArgument(self._start.round, sums, (blinding % ORDER).to_bytes(32, "big"))
+        return [Submit("finish", argument)]
+
+    def _end_void(self, reason: Reason) -> list[Effect]:
+        self._void = reason
+        self._phase = "voiding"
+        return [Submit("void", VoidArgument(self._start.round, reason))]
+
+    def _tell_all(self, message: ToMeter) -> list[Effect]:
+        return [Call(member, message) for member in range(len(self._group.members))]

@@ -1,0 +1,106 @@
+"""What a meter remembers and insists on, so that no choice of groups and rounds tells its reading (notes 3.2).
+
+* Each interval goes into one sum only. Two groups that overlap, or a round that is repeated without one member, would
+  otherwise differ by a few readings of the same interval.
+* Sums of different intervals within a day have the same contributors, or differ by at least `group_min` of them: a
+  household's use hardly changes from one half-hour to the next, so the difference of two sums is a sum over those
+  who differ. Members whom the head-end knows to collude fill such a difference too; only noise helps against that.
+* With noise, the ε of all sums of a day stay within a budget.
+
+A reading counts as spent from the moment when its masked form leaves. It is free again only by a receipt that says that
+the round is void, or that the meter is not among its contributors.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from bcami.aggregation.bounds import Policy
+from bcami.aggregation.records import MeterMemory, PastSum
+from bcami.model.aggregation import StartArgument
+from bcami.model.ids import NO_HASH
+from bcami.model.reasons import Reason
+from bcami.units import HALF_HOUR_S
+
+MEMORY_S: Final = 86_400
+"""Intervals closer than this are compared."""
+FORGET_S: Final = 40 * 86_400
+"""Intervals this much older than the newest one are not summed any more, and their sums are forgotten."""
+EPSILON_BUDGET_MILLIONTHS: Final = 10_000_000
+"""ε that a meter spends on the intervals of a day: 10."""
+PAST_MAX: Final = 4_000
+"""Sums that are remembered; beyond that a meter contributes no more until some are old."""
+
+
+def set_digest(hids: tuple[bytes, ...]) -> bytes:
+    """Return the name of a set of contributors."""
+    return sha256(b"bcami/aggregation/set/1" + b"".join(hids)).digest()
+
+
+def refuse_start(memory: MeterMemory, start: StartArgument) -> Reason | None:
+    """Return why the meter takes no part in the round, or None."""
+    if start.round <= memory.round_high:
+        return Reason.ROUND_NOT_ABOVE
+    end_s = _end_s(start)
+    newest_s = max((past.first_s for past in memory.past), default=0)
+    if start.first_s < newest_s - FORGET_S:
+        return Reason.STALE
+    if any(start.first_s < _end_s(past) and past.first_s < end_s for past in memory.past):
+        return Reason.INTERVAL_SPENT
+    if len(memory.past) >= PAST_MAX:
+        return Reason.OVER_QUOTA
+    if start.noise.epsilon_millionths:
+        spent = sum(past.epsilon_millionths * past.slots for past in memory.past if are_near(past, start))
+        if spent + start.noise.epsilon_millionths * start.slots > EPSILON_BUDGET_MILLIONTHS:
+            return Reason.BUDGET_SPENT
+    return None
+
+
+def refuse_set(
+    memory: MeterMemory,
+    sets: Mapping[bytes, tuple[bytes, ...]],
+    start: StartArgument,
+    hids: tuple[bytes, ...],
+    policy: Policy,
+) -> Reason | None:
+    """Return why the meter helps to no sum over these contributors, or None."""
+    if len(hids) < policy.group_min:
+        return Reason.GROUP_TOO_SMALL
+    wanted = frozenset(hids)
+    digests = {past.members for past in memory.past if past.round != start.round and are_near(past, start)}
+    for digest in digests - {NO_HASH, set_digest(hids)}:
+        if len(wanted.symmetric_difference(sets[digest])) < policy.group_min:
+            return Reason.GROUP_TOO_ALIKE
+    return None
+
+
+def remembering(memory: MeterMemory, start: StartArgument) -> MeterMemory:
+    """Return the memory with the round's intervals spent, and without what is old."""
+    past = PastSum(start.round, start.first_s, start.slots, NO_HASH, start.noise.epsilon_millionths)
+    newest_s = max(start.first_s, *(item.first_s for item in memory.past)) if memory.past else start.first_s
+    kept = tuple(item for item in memory.past if item.first_s >= newest_s - FORGET_S)
+    return msgspec.structs.replace(memory, round_high=start.round, past=(*kept, past))
+
+
+def settled(memory: MeterMemory, round_number: int, digest: bytes) -> MeterMemory:
+    """Return the memory with the contributors of a round known."""
+    past = tuple(
+        msgspec.structs.replace(item, members=digest) if item.round == round_number else item for item in memory.past
+    )
+    return msgspec.structs.replace(memory, past=past)
+
+
+def freed(memory: MeterMemory, round_number: int) -> MeterMemory:
+    """Return the memory without a round that told nothing of this meter."""
+    return msgspec.structs.replace(memory, past=tuple(item for item in memory.past if item.round != round_number))
+
+
+def _end_s(item: PastSum | StartArgument) -> int:
+    return item.first_s + item.slots * HALF_HOUR_S
+
+
+def are_near(past: PastSum | StartArgument, start: StartArgument) -> bool:
+    """Tell whether the intervals lie within a day of each other."""
+    return past.first_s < _end_s(start) + MEMORY_S and start.first_s < _end_s(past) + MEMORY_S
