@@ -229,6 +229,18 @@ class Fleet:
                 do=f"see `bcami show meter {failed[0].meter_id}` and `bcami status`",
             )
 
+    def meter(self, meter_id: str) -> Meter:
+        """Return a meter of this fleet. Raises InputError when there is none of that id."""
+        return self._shelf.meter(meter_id)
+
+    def kept(self, table: bytes, prefix: bytes) -> dict[bytes, bytes]:
+        """Return the records of a table under a prefix."""
+        return dict(self._outbox.items(table, prefix))
+
+    async def keep(self, writes: Iterable[Write]) -> None:
+        """Return when the writes are durable."""
+        await self._writer.write(writes)
+
     async def submit(
         self,
         meter_id: str,

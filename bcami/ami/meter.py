@@ -31,7 +31,7 @@ from bcami.ami.records import (
 from bcami.client.issuance import ISSUANCE_CODEC, Draft, IssuanceRecord, Party, Prepared, Share, draw, prepare_meter
 from bcami.client.periods import MdmsPeriod
 from bcami.codec import encode
-from bcami.crypto.hpke import SealingContext
+from bcami.crypto.hpke import KemSecretKey, SealingContext
 from bcami.crypto.keys import SecretKey
 from bcami.model.reasons import Reason
 from bcami.model.registration import usage_aad
@@ -80,12 +80,13 @@ class SealedReport:
 class OpenSession:
     """A session with its keys in memory."""
 
-    __slots__ = ("context", "key", "next_sequence", "number", "period", "reserved")
+    __slots__ = ("context", "kem", "key", "next_sequence", "number", "period", "reserved")
 
     def __init__(self, record: SessionRecord, reserved: int, next_sequence: int) -> None:
         self.number = record.number
         self.period = record.period
         self.key = SecretKey.from_scalar_bytes(record.key)
+        self.kem = KemSecretKey.from_scalar_bytes(record.kem_secret)
         self.context = SealingContext.from_secret_bytes(record.context)
         self.reserved = reserved
         """Highest number that is durably reserved."""
@@ -196,6 +197,7 @@ class Meter:
         unsettled = list(self.outstanding.values())
         if self.session is not None:
             self.session.key.destroy()
+            self.session.kem.destroy()
         self.outstanding = {}
         self.issuance = None
         self.session = OpenSession(record, reserved=self.reserved_ahead, next_sequence=1)

@@ -30,9 +30,11 @@ REPORTS: Final = b"reports"
 """HID, session, sequence → ReportRecord."""
 WAITING: Final = b"waiting"
 """HID, arrival → WaitingRecord."""
+AGGREGATION: Final = b"aggregation"
+"""HID, key → what a meter must not forget about the sums that it was part of (bcami.aggregation)."""
 ABOUT: Final = b"about"
 """`chain`: chain id of the network; `position`: what the source of reports asked to remember."""
-TABLES: Final = (FACTORY, PROGRESS, ISSUANCES, SESSIONS, RESERVED, REPORTS, WAITING, ABOUT)
+TABLES: Final = (FACTORY, PROGRESS, ISSUANCES, SESSIONS, RESERVED, REPORTS, WAITING, AGGREGATION, ABOUT)
 
 MAP_BYTES: Final = 16 * 1024 * MIB
 """Address space, not disk: the file grows as needed."""

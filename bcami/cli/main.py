@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bcami.cli import bench, data, demo, doctor, fault, mdms, network, rebuild, report, show, simulate, verify
+from bcami.cli import aggregate, bench, data, demo, doctor, fault, mdms, network, rebuild, report, show, simulate, verify
 from bcami.cli.options import HOME_DEFAULT
 from bcami.cli.runs import new_run
 from bcami.cli.screen import SCREEN
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, network, data, verify, bench, fault, show, mdms, doctor, rebuild, simulate, report):
+for group in (demo, network, data, verify, bench, fault, show, mdms, doctor, rebuild, simulate, report, aggregate):
     group.register(app)
 
 

@@ -29,6 +29,11 @@ class HomeFleet:
         self._fleet = fleet
 
     @property
+    def fleet(self) -> Fleet:
+        """The meters themselves."""
+        return self._fleet
+
+    @property
     def statistics(self) -> FleetStatistics:
         return self._fleet.statistics
 

@@ -113,6 +113,14 @@ class Utility:
         settled = await self._settle_all("revoke", {hid: encode(RevokeArgument(hid))}, courier, now_ms)
         _raise_unless_valid("revoked", hid, settled[hid])
 
+    async def submit(
+        self, contract: str, function: str, argument: bytes, courier: Courier, now_ms: int
+    ) -> tuple[Transaction, Settlement]:
+        """Sign and settle one transaction of any contract that the utility may call."""
+        sequence = self._sequence.reserve(1)[0]
+        tx, tx_id = self._signed(contract, function, argument, sequence, now_ms)
+        return tx, await courier.settle(encode(tx), tx_id, home=sequence)
+
     async def _settle_all(
         self, function: str, arguments: Mapping[bytes, bytes], courier: Courier, now_ms: int
     ) -> dict[bytes, Settlement]:
@@ -135,8 +143,14 @@ class Utility:
         return settled
 
     async def _settle(self, function: str, argument: bytes, sequence: int, courier: Courier, now_ms: int) -> Settlement:
+        tx, tx_id = self._signed("registration", function, argument, sequence, now_ms)
+        return await courier.settle(encode(tx), tx_id, home=sequence)
+
+    def _signed(
+        self, contract: str, function: str, argument: bytes, sequence: int, now_ms: int
+    ) -> tuple[Transaction, bytes]:
         unsigned = Transaction(
-            contract="registration",
+            contract=contract,
             function=function,
             signer=self._signer,
             session=0,
@@ -147,8 +161,7 @@ class Utility:
             signatures=(),
         )
         tx_id = transaction_id(unsigned, self._roster.chain, self._roster.epoch)
-        signed = msgspec.structs.replace(unsigned, signatures=(self._key.sign(tx_id),))
-        return await courier.settle(encode(signed), tx_id, home=sequence)
+        return msgspec.structs.replace(unsigned, signatures=(self._key.sign(tx_id),)), tx_id
 
     async def _is_enrolled(self, wanted: EnrolArgument, nodes: Sequence[NodeClient]) -> bool:
         """Tell whether the chain holds exactly these keys for the HID, by weak equal answers."""

@@ -1,0 +1,118 @@
+"""The meters of a fleet as parties of masked rounds, each reached over HTTP under its HID.
+
+    POST /v1/aggregation/{hid}      msgpack ToMeter → msgpack ToHeadEnd, or 204 when there is nothing to say
+
+What a meter wants kept is durable in the fleet's store before its answer leaves.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from time import process_time
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from bcami.aggregation.bounds import Policy
+from bcami.aggregation.meter import MEMORY, MaskedMeter, MeterKeys
+from bcami.aggregation.proofs import GenesisReader
+from bcami.aggregation.records import (
+    MEMORY_CODEC,
+    SET_CODEC,
+    TO_HEAD_END_CODEC,
+    TO_METER_CODEC,
+    RosterNotice,
+)
+from bcami.aggregation.rehearsal import Traffic
+from bcami.ami.fleet import Fleet
+from bcami.ami.outbox import AGGREGATION, Write
+from bcami.ami.transcript import Transcript
+from bcami.errors import InputError, MalformedError
+from bcami.model.reasons import Reason, explain
+
+MSGPACK: Final = "application/msgpack"
+
+Readings = Mapping[int, int]
+"""Start of an interval, Unix seconds → energy units."""
+
+
+class MeterHost:
+    """Serves a fleet's meters."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        meter_ids: Mapping[bytes, str],
+        readings: Mapping[str, Readings],
+        reader: GenesisReader,
+        policy: Policy,
+        transcript: Transcript,
+    ) -> None:
+        """`meter_ids` by HID: those of the group, which all have a session."""
+        self._fleet = fleet
+        self._readings = {hid: readings[meter_id] for hid, meter_id in meter_ids.items()}
+        self._transcript = transcript
+        self._meters = {hid: self._make(hid, meter_id, reader, policy) for hid, meter_id in meter_ids.items()}
+        self.is_down: Callable[[bytes, int], bool] = lambda _hid, _answered: False
+        """Tells, of a meter and how often it answered in this round, whether it is gone: for trials of drop-outs."""
+        self._answered: Counter[bytes] = Counter()
+        self.refused: Counter[Reason] = Counter()
+        self.traffic = {hid: Traffic() for hid in meter_ids}
+        self.cpu_s = 0.0
+
+    def application(self) -> Starlette:
+        return Starlette(routes=[Route("/v1/aggregation/{hid}", self._take, methods=["POST"])])
+
+    def new_round(self) -> None:
+        """Forget how often meters answered."""
+        self._answered.clear()
+
+    def _make(self, hid: bytes, meter_id: str, reader: GenesisReader, policy: Policy) -> MaskedMeter:
+        session = self._fleet.meter(meter_id).session
+        if session is None:
+            raise InputError(f"the meter {meter_id} has no session")
+        stored = {key[len(hid) :]: value for key, value in self._fleet.kept(AGGREGATION, hid).items()}
+        memory = MEMORY_CODEC.decode(stored.pop(MEMORY)) if MEMORY in stored else None
+        sets = {key: SET_CODEC.decode(value).hids for key, value in stored.items()}
+        return MaskedMeter(MeterKeys(hid, session.number, session.key, session.kem), reader, policy, memory, sets)
+
+    async def _take(self, request: Request) -> Response:
+        try:
+            hid = bytes.fromhex(request.path_params["hid"])
+        except ValueError:
+            return self._refuse(400, Reason.MALFORMED)
+        meter = self._meters.get(hid)
+        if meter is None:
+            return self._refuse(404, Reason.NOT_A_MEMBER)
+        if int(request.headers.get("content-length", "0")) > TO_METER_CODEC.bytes_max:
+            return self._refuse(413, Reason.OVERSIZED)
+        try:
+            body = await request.body()
+            message = TO_METER_CODEC.decode(body)
+        except (ClientDisconnect, MalformedError):
+            return self._refuse(400, Reason.MALFORMED)
+        if self.is_down(hid, self._answered[hid]):
+            return self._refuse(503, Reason.NOT_READY)
+        self._transcript.note(hid.hex(), "head-end", type(message).__name__, body)
+        began = process_time()
+        answer = meter.receive(message, self._readings[hid].get, os.urandom(32))
+        self.cpu_s += process_time() - began
+        await self._fleet.keep(Write(AGGREGATION, hid + key, value) for key, value in answer.writes)
+        traffic = self.traffic[hid]
+        if not isinstance(message, RosterNotice):
+            traffic.received += 1
+        traffic.received_bytes += len(body)
+        if answer.message is None:
+            return Response(status_code=204)
+        data = TO_HEAD_END_CODEC.encode(answer.message)
+        self._answered[hid] += 1
+        traffic.sent += 1
+        traffic.sent_bytes += len(data)
+        return Response(data, media_type=MSGPACK)
+
+    def _refuse(self, status: int, reason: Reason) -> Response:
+        self.refused[reason] += 1
+        return JSONResponse({"reason": reason, "explanation": explain(reason)}, status_code=status)

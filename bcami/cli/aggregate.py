@@ -1,0 +1,182 @@
+"""aggregate: the sum of a group's readings, half-hour by half-hour, without anybody learning a single one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from bcami.cli.data import DataPath, From, Meters, To, data_path
+from bcami.cli.options import HOME_DEFAULT, Home, Json, home_paths
+from bcami.cli.screen import SCREEN
+
+if TYPE_CHECKING:
+    from bcami.cli.own_network import RunNetwork
+    from bcami.processes.aggregation import AggregateOptions, AggregateReport
+    from bcami.replay.options import Filters
+
+STEP: Final = 1_000_000
+"""Noise comes in steps of 0.1 kWh."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(aggregate)
+
+
+def aggregate(
+    path: DataPath = "sample",
+    group: Annotated[str, typer.Option(metavar="NAME", help="What the group is called on the chain.")] = "street",
+    mode: Annotated[str, typer.Option(metavar="MODE", help="masked, or ring: the paper's protocol.")] = "masked",
+    dropouts: Annotated[float, typer.Option(min=0, max=0.5, metavar="P", help="Share of members that are gone.")] = 0.0,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Half-hours to sum, from --from on.")] = 4,
+    meters: Meters = None,
+    from_: From = None,
+    to: To = None,
+    epsilon: Annotated[
+        float, typer.Option(min=0, max=100, help="Adds discrete Laplace noise for this ε to each sum; 0 is none.")
+    ] = 0.0,
+    sensitivity: Annotated[
+        float, typer.Option(min=0.1, max=100, metavar="KWH", help="With noise, readings are cut to this.")
+    ] = 5.0,
+    seed: Annotated[int, typer.Option(help="Draws who drops out.")] = 0,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Sum a group's readings privately, over HTTP, and record each sum with its proof on the chain.
+
+    Meters are those of the data set, all of them or the first N. Leaves what each party saw in the run's folder.
+    Example: bcami aggregate sample --group street --mode masked --dropouts 0.05
+    """
+    import json as json_format
+
+    import msgspec
+
+    from bcami.cli.own_network import network_for_run
+    from bcami.errors import InputError
+    from bcami.model.aggregation import MASKED, NO_NOISE, RING, Noise
+    from bcami.units import ENERGY_UNITS_PER_KWH
+
+    if mode not in (MASKED, RING):
+        raise InputError(f"there is no mode {mode!r}", where="--mode", do="use masked or ring")
+    if mode == RING and epsilon:
+        raise InputError("a ring adds no noise", where="--epsilon", do="use --mode masked")
+    noise = NO_NOISE
+    if epsilon:
+        noise = Noise(round(epsilon * 1e6), round(sensitivity * ENERGY_UNITS_PER_KWH), STEP)
+    readings, intervals = _readings(data_path(path), _filters(meters, from_, to), rounds)
+    if mode == RING:
+        whole = {meter: held for meter, held in readings.items() if all(start_s in held for start_s in intervals)}
+        for meter in sorted(readings.keys() - whole.keys()):
+            SCREEN.note(f"{meter} is left out: it lacks a reading, and one that cannot report breaks every ring")
+        readings = whole
+    from bcami.processes.aggregation import AggregateOptions
+
+    options = AggregateOptions(group, "masked" if mode == MASKED else "ring", intervals, dropouts, noise, seed)
+    with network_for_run(home_paths(home), "aggregate", lambda _: None) as place:
+        report = _run(place, options, readings)
+        fields = {"mode": mode, "group": group, "noise": bool(epsilon), **msgspec.to_builtins(report)}
+        (place.run / "summary.json").write_text(json_format.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        _show(report, options, place.run)
+    SCREEN.result("bcami/aggregate/1", fields)
+    _check(report, options)
+
+
+def _filters(meters: int | None, from_: str | None, to: str | None) -> "Filters":
+    from bcami.replay.options import Filters, parse_moment
+
+    return Filters(
+        meters,
+        None if from_ is None else parse_moment(from_, "--from"),
+        None if to is None else parse_moment(to, "--to"),
+    )
+
+
+def _readings(path: Path, filters: "Filters", rounds: int) -> tuple[dict[str, dict[int, int]], tuple[int, ...]]:
+    """Return each meter's readings, and the first half-hours of which most meters have one."""
+    from collections import Counter
+
+    from bcami.replay.readings import ReadingStream
+    from bcami.replay.rejects import RejectLog
+    from bcami.replay.sources import discover
+    from bcami.replay.survey import survey
+
+    source = discover(path)
+    chosen = survey(source).first(filters.meters)
+    stream = ReadingStream(source, filters, RejectLog(), chosen)
+    found: dict[str, dict[int, int]] = {}
+    held: Counter[int] = Counter()
+    for chunk in stream:
+        for meter, start_s, energy in zip(
+            chunk.meter.tolist(), chunk.start_s.tolist(), chunk.energy.tolist(), strict=True
+        ):
+            found.setdefault(stream.meters.ids[meter], {})[start_s] = energy
+            held[start_s] += 1
+    most = max(held.values(), default=0)
+    return found, tuple(sorted(start_s for start_s, count in held.items() if count >= 0.95 * most)[:rounds])
+
+
+def _run(place: "RunNetwork", options: "AggregateOptions", readings: dict[str, dict[int, int]]) -> "AggregateReport":
+    import asyncio
+
+    from bcami.cli.meters import open_fleet
+    from bcami.processes.aggregation import run_aggregation
+
+    async def run(show: Any) -> "AggregateReport":
+        async with open_fleet(place.home) as fleet:
+            show(f"registering {len(readings)} meters")
+            await fleet.enrol(readings)
+            urls = [node.url for node in place.network.nodes]
+            return await run_aggregation(
+                place.home, place.genesis, urls, fleet.fleet, readings, options, place.run, show
+            )
+
+    with SCREEN.progress("aggregate") as progress:
+        return asyncio.run(run(progress))
+
+
+def _show(report: "AggregateReport", options: "AggregateOptions", run: Path) -> None:
+    import datetime as dt
+
+    from bcami.units import energy_to_text
+
+    rows = []
+    for item in report.rounds:
+        start = dt.datetime.fromtimestamp(item.first_s, dt.UTC).strftime("%Y-%m-%d %H:%M")
+        told = "-" if item.energy is None else energy_to_text(item.energy)
+        true = "-" if item.true_energy is None else energy_to_text(item.true_energy)
+        rows.append((item.round, start, item.reason.value, item.contributors, told, true, item.is_proven, item.seconds))
+    SCREEN.table(("round", "half-hour", "ended", "members", "sum kWh", "true kWh", "proven", "seconds"), rows)
+    SCREEN.line()
+    if report.plan is not None:
+        plan = report.plan
+        SCREEN.line(
+            f"hidden from    everybody, while at most {plan.colluding_max} of {plan.members} meters collude: "
+            f"{plan.degree} neighbours, threshold {plan.threshold}"
+        )
+    else:
+        SCREEN.line("hidden from    whoever does not collude with a meter's two neighbours (docs/deviations.md)")
+    SCREEN.line(f"dropped out    {report.dropped} of {report.members}")
+    SCREEN.line(
+        f"each meter     {report.messages_per_meter:.2f} messages a round, "
+        f"{report.bytes_sent_per_meter:,.0f} B sent, {report.bytes_received_per_meter:,.0f} B received, "
+        f"{report.cpu_ms_per_meter:.2f} ms"
+    )
+    SCREEN.line(f"on the chain   {report.transactions} transactions, {report.transaction_bytes:,} B")
+    noes = report.refused.items() | report.declined.items()
+    SCREEN.line(f"noes           {', '.join(f'{count} {reason}' for reason, count in sorted(noes)) or 'none'}")
+    SCREEN.line(f"what each saw  {run / 'transcript.jsonl'}")
+
+
+def _check(report: "AggregateReport", options: "AggregateOptions") -> None:
+    from bcami.errors import ExpectationError, InconclusiveError
+    from bcami.model.reasons import Reason
+
+    wrong = [
+        item
+        for item in report.rounds
+        if item.reason is Reason.VALID and item.true_energy is not None and item.energy != item.true_energy
+    ]
+    if wrong and not options.noise.epsilon_millionths:
+        raise ExpectationError(f"{len(wrong)} sums are wrong", do="see the lines above")
+    if all(item.reason is not Reason.VALID for item in report.rounds):
+        raise InconclusiveError("no round came to a sum", do="fewer drop-outs, or a larger group")
