@@ -114,6 +114,12 @@ class RingRehearsal:
     def concentrator(self) -> bytes:
         return next(a for a, meter in self.meters.items() if meter.concentrator is not None and a not in self.down)
 
+    def reset_counts(self) -> None:
+        """Count messages and time from here on."""
+        self.traffic = {address: Traffic() for address in self.traffic}
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        self.seen.clear()
+
     def deliver(self, receiver: bytes, sender: bytes, message: RingMessage) -> None:
         """Hand a message over at once, as an attacker would."""
         self._receive(receiver, sender, message)

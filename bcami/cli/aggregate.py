@@ -8,9 +8,11 @@ import typer
 from bcami.cli.data import DataPath, From, Meters, To, data_path
 from bcami.cli.options import HOME_DEFAULT, Home, Json, home_paths
 from bcami.cli.screen import SCREEN
+from bcami.model.aggregation import GROUP_MIN, MEMBERS_MAX
 
 if TYPE_CHECKING:
     from bcami.cli.own_network import RunNetwork
+    from bcami.paths import HomePaths
     from bcami.processes.aggregation import AggregateOptions, AggregateReport
     from bcami.replay.options import Filters
 
@@ -38,6 +40,10 @@ def aggregate(
     sensitivity: Annotated[
         float, typer.Option(min=0.1, max=100, metavar="KWH", help="With noise, readings are cut to this.")
     ] = 5.0,
+    costs: Annotated[
+        str,
+        typer.Option("--costs", metavar="N,N,…", help="Only measure what rounds of these sizes cost."),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Draws who drops out.")] = 0,
     home: Home = HOME_DEFAULT,
     json: Json = False,
@@ -56,6 +62,9 @@ def aggregate(
     from bcami.model.aggregation import MASKED, NO_NOISE, RING, Noise
     from bcami.units import ENERGY_UNITS_PER_KWH
 
+    if costs:
+        _costs(costs, home_paths(home))
+        return
     if mode not in (MASKED, RING):
         raise InputError(f"there is no mode {mode!r}", where="--mode", do="use masked or ring")
     if mode == RING and epsilon:
@@ -79,6 +88,62 @@ def aggregate(
         _show(report, options, place.run)
     SCREEN.result("bcami/aggregate/1", fields)
     _check(report, options)
+
+
+def _costs(sizes: str, home: "HomePaths") -> None:
+    """Measure in memory, no network needed; leaves table and plot in a run's folder."""
+    import json as json_format
+
+    import msgspec
+
+    from bcami.ami.aggregation_costs import group_costs
+    from bcami.cli.aggregate_plot import plot_costs
+    from bcami.cli.runs import new_run
+    from bcami.errors import InputError
+
+    try:
+        wanted = sorted({int(size) for size in sizes.split(",")})
+    except ValueError:
+        raise InputError(f"no list of group sizes: {sizes!r}", where="--costs", do="write 10,100,1000") from None
+    if not GROUP_MIN <= wanted[0] <= wanted[-1] <= MEMBERS_MAX:
+        raise InputError(f"a group has {GROUP_MIN} to {MEMBERS_MAX} members", where="--costs")
+    with SCREEN.progress("aggregate") as progress:
+        measured = group_costs(wanted, lambda members: progress(f"a group of {members:,}"))
+    run = new_run(home, "aggregate-costs")
+    plot_costs(run / "costs.png", measured)
+    fields = {"groups": msgspec.to_builtins(measured)}
+    (run / "summary.json").write_text(json_format.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    SCREEN.table(
+        (
+            "members",
+            "neighbours",
+            "threshold",
+            "colluding",
+            "B sent",
+            "ms/meter",
+            "head-end ms",
+            "CPU s",
+            "ring B",
+            "ring ms",
+        ),
+        [
+            (
+                item.members,
+                item.degree,
+                item.threshold,
+                item.colluding_max,
+                item.masked.bytes_sent,
+                item.masked.meter_ms,
+                item.masked.head_end_ms,
+                (item.masked_dropouts or item.masked).total_s,
+                item.ring.bytes_sent,
+                item.ring.meter_ms,
+            )
+            for item in measured
+        ],
+    )
+    SCREEN.line(f"plot and figures: {run}")
+    SCREEN.result("bcami/aggregate-costs/1", fields)
 
 
 def _filters(meters: int | None, from_: str | None, to: str | None) -> "Filters":

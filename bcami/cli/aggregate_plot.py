@@ -1,0 +1,58 @@
+"""The plot of what private aggregation costs against the size of the group."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bcami.ami.aggregation_costs import GroupCost, RoundCost
+
+_LINES: Final[tuple[tuple[str, str, str, Callable[[GroupCost], RoundCost | None]], ...]] = (
+    ("masked, new roster", "#1f5fa8", ":", lambda cost: cost.masked_first),
+    ("masked", "#1f5fa8", "-", lambda cost: cost.masked),
+    ("masked, 5 % gone", "#d9822b", "--", lambda cost: cost.masked_dropouts),
+    ("ring, forming it", "#1a7f37", ":", lambda cost: cost.ring_setup),
+    ("ring", "#1a7f37", "-", lambda cost: cost.ring),
+)
+_PANELS: Final[tuple[tuple[str, Callable[[RoundCost], float]], ...]] = (
+    ("messages sent by a meter", lambda cost: cost.messages_sent),
+    ("bytes sent by a meter", lambda cost: cost.bytes_sent),
+    ("CPU time of a meter, ms", lambda cost: cost.meter_ms),
+    ("CPU time of head-end or supplier, ms", lambda cost: cost.head_end_ms),
+)
+
+
+def plot_costs(path: Path, costs: Sequence[GroupCost]) -> None:
+    """Draw the costs of one round into a PNG file."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    for panel, (title, value) in zip(panels.flat, _PANELS, strict=True):
+        for name, colour, style, choose in _LINES:
+            _line(panel, costs, choose, value, label=name, color=colour, linestyle=style)
+        panel.set_xscale("log")
+        panel.set_yscale("log" if "messages" not in title else "linear")
+        panel.set_title(title, loc="left", fontsize=11)
+        panel.set_xlabel("members of the group")
+        panel.set_xticks([cost.members for cost in costs], [f"{cost.members:,}" for cost in costs])
+        panel.minorticks_off()
+        panel.grid(visible=True, color="#e6e6e6", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels.flat[0].set_ylim(bottom=0)
+    panels.flat[1].legend(fontsize=9, frameon=False)
+    figure.suptitle("One round of private aggregation", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _line(
+    panel: Any,
+    costs: Sequence[GroupCost],
+    choose: Callable[[GroupCost], RoundCost | None],
+    value: Callable[[RoundCost], float],
+    **look: str,
+) -> None:
+    points = [(cost.members, value(chosen)) for cost in costs if (chosen := choose(cost)) is not None]
+    panel.plot([x for x, _ in points], [y for _, y in points], marker=".", linewidth=1.4, **look)
