@@ -10,7 +10,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bcami.cli import aggregate, bench, data, demo, doctor, fault, mdms, network, rebuild, report, show, simulate, verify
+from bcami.cli import (
+    aggregate,
+    bench,
+    data,
+    demo,
+    doctor,
+    fault,
+    mdms,
+    network,
+    rebuild,
+    report,
+    show,
+    simulate,
+    verify,
+)
 from bcami.cli.options import HOME_DEFAULT
 from bcami.cli.runs import new_run
 from bcami.cli.screen import SCREEN
