@@ -4,13 +4,14 @@
     MDMS → meter   bootstrap   k_i and the groups' keys, sealed to the session's KEM key; signed by the epoch's KMS key
     meter → MDMS   confirm     the first message under k_i
 
-The nonce makes a recorded bootstrap worthless, also to a meter that came back from an old backup. A recorded request
-makes the MDMS send a bootstrap that its meter never asked for: it is refused there, never confirmed, and the keys in
-use stay. The KMS key is announced by the MDMS's transaction that opened the epoch, so a meter has it with a receipt.
+The nonce makes a recorded bootstrap worthless, also to a meter that came back from an old backup. The time makes a
+recorded request worthless: only a later one than the last is answered. Keys in use stay until new ones are confirmed.
+The KMS key is announced by the MDMS's transaction that opened the epoch, so a meter has it with a receipt.
 """
 
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import Final
 
 from bcami.codec import encode
 from bcami.crypto.hpke import KemSecretKey, OpenError, open_from, seal_to
@@ -28,9 +29,13 @@ from bcami.kms.records import MeterRecord
 from bcami.model.reasons import Reason
 from bcami.model.signing import digest, u64
 
+REQUEST_AHEAD_MS: Final = 600_000
+"""How far a meter's clock may be ahead. One that was further ahead once would be shut out after it was set right."""
 
-def request_digest(scope: Scope, hid: bytes, session: int, epoch: int, nonce: bytes) -> bytes:
-    return digest(b"bcami/kms_request/1", scope.chain, scope.epoch, hid, u64(session), u64(epoch), nonce)
+
+def request_digest(scope: Scope, hid: bytes, session: int, epoch: int, asked_ms: int, nonce: bytes) -> bytes:
+    numbers = u64(session) + u64(epoch) + u64(asked_ms)
+    return digest(b"bcami/kms_request/1", scope.chain, scope.epoch, hid, numbers, nonce)
 
 
 def bootstrap_digest(scope: Scope, bootstrap: Bootstrap) -> bytes:
@@ -50,21 +55,25 @@ def _info(scope: Scope, bootstrap: Bootstrap) -> bytes:
 
 
 def make_request(
-    scope: Scope, hid: bytes, session: int, epoch: int, nonce: bytes, session_key: Signer
+    scope: Scope, hid: bytes, session: int, epoch: int, asked_ms: int, nonce: bytes, session_key: Signer
 ) -> BootstrapRequest:
-    signature = session_key.sign(request_digest(scope, hid, session, epoch, nonce))
-    return BootstrapRequest(hid, session, epoch, nonce, signature)
+    signature = session_key.sign(request_digest(scope, hid, session, epoch, asked_ms, nonce))
+    return BootstrapRequest(hid, session, epoch, asked_ms, nonce, signature)
 
 
-def check_request(scope: Scope, request: BootstrapRequest, meter: MeterRecord, epoch: int) -> Reason | None:
-    """Return why the MDMS does not answer."""
+def check_request(
+    scope: Scope, request: BootstrapRequest, meter: MeterRecord, epoch: int, now_ms: int
+) -> Reason | None:
+    """Return why the MDMS does not answer. That the request is no old one is the caller's to check."""
     if meter.removed:
         return Reason.REVOKED_HID
     if request.session != meter.session:
         return Reason.UNKNOWN_SESSION if request.session > meter.session else Reason.SESSION_CLOSED
     if request.epoch != epoch:
         return Reason.WRONG_KMS_EPOCH
-    signed = request_digest(scope, request.hid, request.session, request.epoch, request.nonce)
+    if request.asked_ms > now_ms + REQUEST_AHEAD_MS:
+        return Reason.TIMESTAMP_AHEAD
+    signed = request_digest(scope, request.hid, request.session, request.epoch, request.asked_ms, request.nonce)
     return None if verify(meter.public_key, request.signature, signed) else Reason.BAD_SIGNATURE
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from bcami.codec import Codec
+from bcami.crypto.secret_record import SecretRecord
 from bcami.model.ids import U32, U63, Hash, KemKey, Signature
 from bcami.model.reasons import Reason
 from bcami.units import KIB
@@ -94,12 +95,12 @@ class Rekey(msgspec.Struct, frozen=True, array_like=True, tag="rekey"):
     sign: Annotated[bytes, msgspec.Meta(max_length=64)]
 
 
-class NodeKey(msgspec.Struct, frozen=True, array_like=True):
+class NodeKey(SecretRecord, frozen=True, array_like=True):
     node: U32
     key: Key
 
 
-class GroupKeys(msgspec.Struct, frozen=True, array_like=True, tag="group_keys"):
+class GroupKeys(SecretRecord, frozen=True, array_like=True, tag="group_keys"):
     """Everything that one member needs of a group, from whatever it has or lacks: one unicast."""
 
     group: U32
@@ -122,6 +123,8 @@ class BootstrapRequest(msgspec.Struct, frozen=True, array_like=True, tag="bootst
     session: U63
     epoch: U63
     """KMS epoch that it was told of."""
+    asked_ms: U63
+    """The meter's time. A later request has a later one, so that a recorded one cannot push a fresh one aside."""
     nonce: Hash
     signature: Signature
     """By the session key, over `request_digest`."""
@@ -142,7 +145,7 @@ class Bootstrap(msgspec.Struct, frozen=True, array_like=True, tag="bootstrap"):
     """By the epoch's KMS key, over `bootstrap_digest`."""
 
 
-class BootstrapContents(msgspec.Struct, frozen=True, array_like=True):
+class BootstrapContents(SecretRecord, frozen=True, array_like=True):
     user_key: Key
     count: Value
     groups: tuple[GroupKeys, ...]

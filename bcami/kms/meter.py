@@ -65,6 +65,8 @@ from bcami.model.signing import u64
 METER_TABLE: Final = b"kms"
 """HID → MeterKeysRecord."""
 RETRY_MS: Final = 2_000
+UNANSWERED_MAX: Final = 5
+"""Confirmations without an answer, after which a meter asks for new keys."""
 
 
 class MeterKeys:
@@ -80,6 +82,7 @@ class MeterKeys:
         "_scope",
         "_session",
         "_session_key",
+        "_unanswered",
         "answers",
     )
 
@@ -104,6 +107,8 @@ class MeterKeys:
         self._record = record or MeterKeysRecord()
         self._next_ms = 0
         """When a bootstrap request or a confirmation is repeated."""
+        self._unanswered = 0
+        """Confirmations in a row without an answer."""
         self.answers: dict[bytes, Reason] = {}
         """Of requests since the start."""
 
@@ -153,17 +158,26 @@ class MeterKeys:
                 epoch=epoch,
                 kms_key=kms_key,
                 nonce=nonce,
+                asked_ms=max(now_ms, old.asked_ms + 1),
                 outbox=tuple(replace(item, next_ms=0) for item in old.outbox),
                 taken=old.taken,
                 taken_floor=old.taken_floor,
             ),
         )
+        self._unanswered = 0
         self._send_request(step, now_ms)
 
     def _send_request(self, step: Step, now_ms: int) -> None:
         self._next_ms = now_ms + RETRY_MS
+        record = self._record
         request = make_request(
-            self._scope, self._hid, self._session, self._record.epoch, self._record.nonce, self._session_key
+            self._scope,
+            self._hid,
+            self._session,
+            record.epoch,
+            record.asked_ms,
+            record.nonce,
+            self._session_key,
         )
         step.sends.append(ToMdms(request))
 
@@ -281,6 +295,7 @@ class MeterKeys:
             case Dismissed():
                 return self._dismissed(step, contents)
             case Confirmed():
+                self._unanswered = 0
                 self._keep(step, replace(self._record, confirmed=True))
             case Answer():
                 self.answers[contents.id] = contents.reason
@@ -344,17 +359,22 @@ class MeterKeys:
             self._send_outgoing(step, item, now_ms)
         return identity, step
 
-    def tick(self, now_ms: int) -> Step:
+    def tick(self, now_ms: int, entropy: bytes) -> Step:
         """Repeat what was not answered."""
         step = Step()
         record = self._record
         if record.nonce:
-            if now_ms >= self._next_ms:
+            if now_ms >= self._next_ms:  # later than whatever the MDMS has seen of this meter
+                self._keep(step, replace(record, asked_ms=max(now_ms, record.asked_ms + 1)))
                 self._send_request(step, now_ms)
             return step
         if record.unicast is None:
             return step
         if not record.confirmed and now_ms >= self._next_ms:
+            self._unanswered += 1
+            if self._unanswered > UNANSWERED_MAX:  # the MDMS has not, or has no more, the keys that this meter has
+                self._ask(step, record.epoch, record.kms_key, now_ms, entropy)
+                return step
             self._confirm(step, now_ms)
         for item in record.outbox:
             if now_ms >= item.next_ms:

@@ -97,6 +97,7 @@ class MeterKeysRecord(SecretRecord, frozen=True, array_like=True):
     """The MDMS said that it uses the keys."""
     nonce: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
     """Of the request that waits for its bootstrap; empty when none does."""
+    asked_ms: U63 = 0
     unicast: Channel | None = None
     memberships: Annotated[tuple[Membership, ...], msgspec.Meta(max_length=IDS_MAX)] = ()
     outbox: Annotated[tuple[Outgoing, ...], msgspec.Meta(max_length=OUTBOX_MAX)] = ()
@@ -127,6 +128,8 @@ class MeterRecord(SecretRecord, frozen=True, array_like=True):
     removed: bool = False
     generation: U63 = 0
     """Of the last bootstrap, confirmed or not."""
+    asked_ms: U63 = 0
+    """Time of the request that it answered."""
     channel: Channel | None = None
     pending: Pending | None = None
     recent: Annotated[tuple[tuple[RequestId, Reason], ...], msgspec.Meta(max_length=RECENT_MAX)] = ()

@@ -90,7 +90,7 @@ class Roll:
             return number
         if not known.removed and identity.session > known.session:
             _, session, public_key, kem_key = identity
-            self.save(step, replace(known, session=session, public_key=public_key, kem_key=kem_key))
+            self.save(step, replace(known, session=session, public_key=public_key, kem_key=kem_key, asked_ms=0))
         return None
 
     def remove(self, step: Step, record: MeterRecord) -> None:
@@ -103,7 +103,7 @@ class Roll:
         self._answers.clear()
         for record in list(self._by_hid.values()):
             if record.channel is not None or record.pending is not None or record.generation:
-                self.save(step, replace(record, generation=0, channel=None, pending=None))
+                self.save(step, replace(record, generation=0, asked_ms=0, channel=None, pending=None))
 
     def leaf_key(self, place: Place, number: int) -> bytes | None:
         """Return the key of a meter's leaf in a hierarchy."""
@@ -132,14 +132,25 @@ class Roll:
                 self._scope, request, record.kem_key, generation, key, count, groups, draw.block(), signer
             )
             pending = Pending(generation, self._profile.unicast(key, count, epoch, generation))
-            self.save(step, replace(record, generation=generation, pending=pending))
+            self.save(step, replace(record, generation=generation, asked_ms=request.asked_ms, pending=pending))
             self._answers[request.hid] = answer
             step.encryptions += 1
         step.sends.append(ToMeter(request.hid, answer))
 
-    def check(self, request: BootstrapRequest, epoch: int) -> Reason | None:
+    def check(self, request: BootstrapRequest, epoch: int, now_ms: int) -> Reason | None:
+        """Return why a request is not answered; the last one is, again, until its keys are confirmed."""
         record = self._by_hid.get(request.hid)
-        return Reason.UNKNOWN_HID if record is None else check_request(self._scope, request, record, epoch)
+        if record is None:
+            return Reason.UNKNOWN_HID
+        refused = check_request(self._scope, request, record, epoch, now_ms)
+        answer = self._answers.get(request.hid)
+        if (
+            refused is None
+            and request.asked_ms <= record.asked_ms
+            and (answer is None or answer.nonce != request.nonce)
+        ):
+            return Reason.REPLAY
+        return refused
 
     def refresh(self, step: Step) -> None:
         """Carry out the periodic refresh that both ends make alone (profile `paper`)."""

@@ -187,7 +187,7 @@ class KeyServer:
             return
         match message:
             case BootstrapRequest():
-                refused = self._roll.check(message, self._epoch)
+                refused = self._roll.check(message, self._epoch, now_ms)
                 if refused is not None:
                     step.refuse(refused, hid)
                     return

@@ -81,6 +81,7 @@ class MeterHost:
         self._entropy = entropy
         self.accepted: list[Accepted] = []
         self.refused: list[Reason] = []
+        self.started = 0
         self.keys = self._made()
 
     def _made(self) -> MeterKeys:
@@ -126,6 +127,9 @@ class Network:
         self.seen_up: list[bytes] = []
         self.seen_down: list[bytes] = []
         """Everything that was ever on the wire."""
+        self.first_seen: dict[bytes, int] = {}
+        """When each message was made; a machine takes none that is older than its last start."""
+        self.server_start = 0
         self.accepted: list[Accepted] = []
         self.delivered: list[Delivered] = []
         self.refused: list[Reason] = []
@@ -150,7 +154,7 @@ class Network:
                 case ToMeter(hid, message):
                     self._to(self.by_hid[hid], message)
                 case ToGroup(group, message):
-                    self.seen_down.append(encode(message))
+                    self._made_down(encode(message))
                     for hid in self.server.groups.audience(group):
                         self._to(self.by_hid[hid], message)
                 case ToMdms():
@@ -167,8 +171,12 @@ class Network:
 
     def _to(self, meter: MeterHost, message: DownMessage) -> None:
         data = encode(message)
-        self.seen_down.append(data)
+        self._made_down(data)
         self.down.append((meter, data))
+
+    def _made_down(self, data: bytes) -> None:
+        self.seen_down.append(data)
+        self.first_seen.setdefault(data, len(self.first_seen))
 
     def open_epoch(self) -> None:
         """Have the MDMS open an epoch, and every meter hear of it with a receipt."""
@@ -185,6 +193,7 @@ class Network:
         if backup is not None:
             self.store.tables = {name: dict(rows) for name, rows in backup.items()}
         self.server = self._made()
+        self.server_start = len(self.first_seen)
         self.open_epoch()
 
     def send(self, payload: DownPayload, **target: object) -> Step:
@@ -199,7 +208,10 @@ class Network:
 
     def receive(self, data: bytes) -> Step:
         """Put bytes before the MDMS."""
-        return self.do(self.server.receive(data, self.now_ms, self.entropy()))
+        step = self.do(self.server.receive(data, self.now_ms, self.entropy()))
+        if any(isinstance(event, Accepted | Delivered) for event in step.events):
+            assert self.first_seen[data] >= self.server_start, "taken from before the MDMS's start"
+        return step
 
     # Meters.
 
@@ -220,11 +232,15 @@ class Network:
     def _up(self, message: UpMessage) -> None:
         data = encode(message)
         self.seen_up.append(data)
+        self.first_seen.setdefault(data, len(self.first_seen))
         self.up.append(data)
 
     def give(self, meter: MeterHost, data: bytes) -> Step:
         """Put bytes before a meter."""
-        return self.by(meter, meter.keys.receive(data, self.now_ms))
+        step = self.by(meter, meter.keys.receive(data, self.now_ms))
+        if any(isinstance(event, Accepted) for event in step.events):
+            assert self.first_seen.get(data, meter.started) >= meter.started, "taken from before the meter's start"
+        return step
 
     def ask(self, meter: MeterHost, payload: UpPayload) -> bytes:
         identity, step = meter.keys.request(payload, self.now_ms, self.entropy())
@@ -234,6 +250,7 @@ class Network:
     def restart_meter(self, meter: MeterHost, backup: dict[bytes, dict[bytes, bytes]] | None = None) -> None:
         if backup is not None:
             meter.store.tables = {name: dict(rows) for name, rows in backup.items()}
+        meter.started = len(self.first_seen)
         self.by(meter, meter.restart(self.now_ms))
 
     # Time.
@@ -253,7 +270,7 @@ class Network:
         self.now_ms += ms
         self.do(self.server.tick(self.now_ms))
         for meter in self.meters:
-            self.by(meter, meter.keys.tick(self.now_ms))
+            self.by(meter, meter.keys.tick(self.now_ms, self.entropy()))
 
     def settle(self, rounds: int = 4) -> None:
         """Let an undisturbed network bring both ends together."""
