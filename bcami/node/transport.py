@@ -255,6 +255,8 @@ class Transport:
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
         self._accepted: set[asyncio.StreamWriter] = set()
+        self._reading: dict[tuple[int, str], asyncio.StreamWriter] = {}
+        """The newest connection of each peer and lane: an older one is closed, or a member could fill the memory."""
         self.bytes_sent = 0
         self.frames_sent = 0
 
@@ -321,6 +323,10 @@ class Transport:
             )
             if peer is None or hello.chain != self._roster.chain or hello.replica != peer or hello.lane not in LANES:
                 raise MalformedError("the greeting is not of a member of this network")
+            earlier = self._reading.get((peer, hello.lane))
+            self._reading[peer, hello.lane] = writer
+            if earlier is not None:
+                earlier.transport.abort()
             for lane in LANES:
                 self._lanes[peer, lane].peer_is_there()
             limit = VOTE_FRAME_BYTES_MAX if hello.lane == "votes" else FRAME_BYTES_MAX
@@ -338,4 +344,7 @@ class Transport:
             self._listener.observe(events.Refused("transport", Reason.MALFORMED, peer, detail=str(error)[:200]))
         finally:
             self._accepted.discard(writer)
+            for lane in LANES:
+                if peer is not None and self._reading.get((peer, lane)) is writer:
+                    del self._reading[peer, lane]
             writer.close()

@@ -198,6 +198,43 @@ def test_malformed_bytes_end_the_connection_and_are_counted(pair: Pair, hello, r
     asyncio.run(scene())
 
 
+def test_of_many_connections_of_one_peer_and_lane_the_newest_stays(pair: Pair) -> None:
+    """Each may hold a frame of 80 MiB that never ends: a member with a thousand of them would fill the memory."""
+
+    async def run() -> None:
+        node = pair.transport(0)
+        await node.start()
+        _, context = pair.contexts("node2")
+        hello = frame(HELLO_CODEC.encode(Hello(pair.roster.chain, 1, "bulk")))
+        opened = []
+        for number in range(5):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", pair.addresses[0].port, ssl=context, server_hostname="node1"
+            )
+            writer.write(hello + frame(encode(status(1, number))) + (1000).to_bytes(4, "big") + b"begun")
+            await pair.listeners[0].until(lambda: len(pair.listeners[0].frames) == number + 1)  # noqa: B023
+            opened.append((reader, writer))
+        for reader, _ in opened[:-1]:
+            async with asyncio.timeout(5):
+                assert await _is_over(reader)
+        assert len(node._reading) == 1 and len(node._accepted) == 1
+        opened[-1][1].write(bytes(995))
+        await pair.listeners[0].until(lambda: pair.listeners[0].seen)
+        assert pair.listeners[0].seen[-1].reason is Reason.MALFORMED, "the newest was still read"
+        for _, writer in opened:
+            writer.close()
+        await node.stop()
+
+    asyncio.run(run())
+
+
+async def _is_over(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await reader.read(1) == b""
+    except ConnectionError:
+        return True
+
+
 def test_a_full_queue_drops_and_counts_instead_of_growing(pair: Pair) -> None:
     _, client = pair.contexts("node1")
     for lane in LANES:
