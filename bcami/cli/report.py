@@ -1,6 +1,6 @@
 """report: what a researcher would put into a paper, from one command each."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -25,6 +25,9 @@ Data = Annotated[
     str, typer.Option("--data", metavar="PATH", help="Half-hourly London files, or `sample`, for BC-AMI's experiment.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all that is drawn.")]
+
+_SHOWN: Final = 15
+"""Measured cells that `diff` prints."""
 
 app = typer.Typer(
     no_args_is_help=True, help="Reports: the papers' figures, their formulas, and measurements of this system."
@@ -106,6 +109,42 @@ def capacity(
         report = capacity_report(demand, units, setting)
         place = _write(report, folder, progress)
     _say(report, place)
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="Folder of a report, or its JSON.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    out: Out = None,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Compare two reports: ratios of what was measured, and whatever differs that should not (then it ends with 1).
+
+    Example: bcami report diff before after
+    """
+    from pathlib import Path
+
+    from bcami.errors import ExpectationError
+    from bcami.report.difference import compare_reports, difference_report
+    from bcami.report.folder import load_report
+
+    found = compare_reports(load_report(Path(first)), load_report(Path(second)))
+    report = difference_report(found, (first, second), _setting(f"bcami report diff {first} {second}", 0, quick=False))
+    with SCREEN.progress("report diff") as progress:
+        place = _write(report, _folder(home_paths(home), out, "report-diff"), progress)
+    SCREEN.table(
+        ("table", "row", "column", "A", "B", "B/A"),
+        [tuple(row.cells[:6]) for row in report.table("difference_measured").rows[:_SHOWN]],
+    )
+    _say(report, place)
+    if found.fixed:
+        table, row, column, one, two = found.fixed[0]
+        raise ExpectationError(
+            f"{len(found.fixed)} cells differ that should not; the first: {one!r} and {two!r}",
+            where=f"{table}, {row}, {column}",
+            likely="another version, another seed, or a quick run beside a full one",
+        )
 
 
 def _measure_units(

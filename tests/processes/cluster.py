@@ -51,10 +51,10 @@ class Cluster:
         )
         return out + err
 
-    def json(self, *arguments: str, expect: int = 0) -> dict[str, Any]:
+    def json(self, *arguments: str, expect: int = 0, within_s: float = COMMAND_S) -> dict[str, Any]:
         """Run a command with --json and return its object."""
         with self.start(*arguments, "--json") as command:
-            out, err = command.communicate(timeout=COMMAND_S)
+            out, err = command.communicate(timeout=within_s)
         assert command.returncode == expect, (
             f"{arguments} ended with {command.returncode}:\n{out}\n{err}\n{self.logs()}"
         )
