@@ -27,7 +27,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cluster, Path, dict[
     """One report, for every test here."""
     cluster = Cluster(tmp_path_factory.mktemp("report") / "home")
     folder = cluster.home.folder.parent / "costs"
-    return cluster, folder, cluster.json("report", "costs", "--quick", "--seed", "5", "--out", str(folder), within_s=RUN_S)
+    return (
+        cluster,
+        folder,
+        cluster.json("report", "costs", "--quick", "--seed", "5", "--out", str(folder), within_s=RUN_S),
+    )
 
 
 def test_a_quick_report_has_everything(made: tuple[Cluster, Path, dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bcami.report.costs import backends, bc_ami, kms, phases, rekeying, related
+from bcami.report.costs import aggregation, backends, bc_ami, kms, phases, rekeying, related
 from bcami.report.costs.kms_running import measure_kms
 from bcami.report.costs.primitives import measure_symmetric
 from bcami.report.document import Report, Section, Setting, paragraphs
@@ -63,9 +63,14 @@ def _backends(parts: Parts) -> list[Section]:
     ]
 
 
+def _aggregation(parts: Parts) -> list[Section]:
+    return [aggregation.aggregation_section(aggregation.measure_aggregation(parts.effort, parts.show))]
+
+
 STEPS: Final[tuple[tuple[str, Step], ...]] = (
     ("meters", _bc_ami),
     ("keys", _kms),
+    ("private aggregation", _aggregation),
     ("phases of a transaction", _phases),
     ("crypto libraries", _backends),
 )
