@@ -1,7 +1,10 @@
-"""The MDMS's periods, and how far it has stored (BC-AMI 4.2.4; protocol 2.5, 7.1).
+"""The MDMS's periods, how far it has stored, and its symmetric keys (BC-AMI 4.2.4; protocol 2.5, 7.1, 8).
 
 A period is a session of the MDMS: it brings the KEM key to which meters seal. Its successor starts the grace in which
 reports to the old key still count; afterwards the MDMS erases that key.
+
+An epoch of the symmetric keys has a key of its own that signs what the MDMS sends to many. It is also the signer of the
+epoch's transactions, so that their numbers are nobody else's: 1 opens the epoch, higher ones anchor the audit log.
 """
 
 from bcami.contract import (
@@ -11,10 +14,13 @@ from bcami.contract import (
     ONLY,
     AcknowledgeArgument,
     Acknowledgement,
+    AnchorArgument,
     Context,
     Contract,
+    KmsState,
     Map,
     MdmsRegisterArgument,
+    OpenKmsArgument,
     Period,
     Reason,
     found,
@@ -24,9 +30,12 @@ from bcami.contract import (
     submit,
 )
 
+OPERATOR = b"bcami/operator/1"
+"""Domain of the id of a signer that is known by its key alone (`bcami.model.genesis.operator_id`)."""
+
 
 class Mdms(Contract):
-    """Periods and acknowledgements."""
+    """Periods, acknowledgements, and epochs of the symmetric keys."""
 
     name = "mdms"
 
@@ -36,6 +45,8 @@ class Mdms(Contract):
     """Number of the current period, by the MDMS's HID."""
     acknowledgements = Map(Acknowledgement, ONLY)
     """The last one."""
+    kms = Map(KmsState, ONLY)
+    """The open epoch."""
 
     @submit
     async def register(self, ctx: Context, argument: MdmsRegisterArgument) -> None:
@@ -90,6 +101,40 @@ class Mdms(Contract):
         require(last is None or argument.height > last.height, Reason.HEIGHT_NOT_ABOVE)
         return (period.public_key,)
 
+    @submit
+    async def open_kms(self, ctx: Context, argument: OpenKmsArgument) -> None:
+        """Open an epoch; the former one's key has no say any more. The last anchor stays."""
+        last = await self.kms.get(ctx, None)
+        length, head = (0, NO_HASH) if last is None else (last.length, last.head)
+        self.kms.put(ctx, None, KmsState(ctx.signer, argument.kms_key, length, head))
+
+    @open_kms.signers
+    async def open_kms_signers(self, ctx: Context, argument: OpenKmsArgument) -> tuple[bytes, ...]:
+        require(ctx.is_public_key(argument.kms_key), Reason.BAD_ARGUMENT)
+        require(ctx.signer == ctx.sha256(OPERATOR + argument.kms_key), Reason.NOT_AUTHORIZED)
+        require(ctx.session == 0, Reason.UNKNOWN_SESSION)
+        require(ctx.sequence == 1, Reason.ALREADY_RECORDED)
+        return (ctx.network.mdms_enrolment_key, argument.kms_key)
+
+    @submit
+    async def anchor(self, ctx: Context, argument: AnchorArgument) -> None:
+        """Record where the audit log ends: what is recorded can not be cut or replaced by an old copy unnoticed."""
+        state = await self._open_epoch(ctx)
+        require(argument.length > state.length, Reason.HEIGHT_NOT_ABOVE)
+        self.kms.put(ctx, None, KmsState(state.signer, state.kms_key, argument.length, argument.head))
+
+    @anchor.signers
+    async def anchor_signers(self, ctx: Context, argument: AnchorArgument) -> tuple[bytes, ...]:
+        state = await self._open_epoch(ctx)
+        require(argument.length > state.length, Reason.HEIGHT_NOT_ABOVE)
+        return (state.kms_key,)
+
+    @query
+    async def symmetric_keys(self, ctx: Context, argument: bytes) -> KmsState:
+        """Answer the open epoch and the last anchor."""
+        require(not argument, Reason.BAD_ARGUMENT)
+        return found(await self.kms.get(ctx, None), Reason.NOT_FOUND)
+
     @query
     async def period(self, ctx: Context, argument: bytes) -> Period:
         """Answer a period by its number (8 bytes, big-endian), or the current one (no bytes)."""
@@ -106,6 +151,12 @@ class Mdms(Contract):
         require(not argument, Reason.BAD_ARGUMENT)
         last = await self.acknowledgements.get(ctx, None)
         return last or Acknowledgement(0, NO_HASH)
+
+    async def _open_epoch(self, ctx: Context) -> KmsState:
+        state = found(await self.kms.get(ctx, None), Reason.NOT_AUTHORIZED)
+        require(ctx.signer == state.signer, Reason.NOT_AUTHORIZED)
+        require(ctx.session == 0, Reason.UNKNOWN_SESSION)
+        return state
 
     async def _open_period(self, ctx: Context) -> Period:
         current = await self.current.get(ctx, ctx.signer)

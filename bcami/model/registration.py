@@ -89,6 +89,20 @@ class AcknowledgeArgument(msgspec.Struct, frozen=True, array_like=True):
     block_hash: Hash
 
 
+class OpenKmsArgument(msgspec.Struct, frozen=True, array_like=True):
+    """mdms.open_kms: opens the KMS epoch whose number is the height of the block that holds it (protocol 8)."""
+
+    kms_key: PublicKey
+    """Signs what the MDMS sends in this epoch; the transaction's signer is its operator id."""
+
+
+class AnchorArgument(msgspec.Struct, frozen=True, array_like=True):
+    """mdms.anchor: where the MDMS's audit log of symmetric keys ends."""
+
+    length: U63
+    head: Hash
+
+
 class Enrolment(msgspec.Struct, frozen=True, array_like=True):
     """World state: one enrolled identity."""
 
@@ -126,6 +140,16 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
     time_ms: U63
     superseded_ms: U63
     """Block time of its successor's registration; 0 while current."""
+
+
+class KmsState(msgspec.Struct, frozen=True, array_like=True):
+    """World state: the open KMS epoch, and the last anchor of the audit log."""
+
+    signer: Hash
+    kms_key: PublicKey
+    length: U63
+    """0 before the first anchor."""
+    head: Hash
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, array_like=True):

@@ -3,9 +3,17 @@
 import msgspec
 import pytest
 
+from bcami.model.genesis import operator_id
 from bcami.model.ids import NO_HASH
 from bcami.model.reasons import Reason
-from bcami.model.registration import Acknowledgement, Period, period_key_id
+from bcami.model.registration import (
+    Acknowledgement,
+    AnchorArgument,
+    KmsState,
+    OpenKmsArgument,
+    Period,
+    period_key_id,
+)
 from tests.unit.contract.world import World, kem_key, meter, reporting_meter, signing_key
 
 
@@ -110,6 +118,82 @@ class TestAcknowledge:
         world = World()
         world.mdms.keys[1] = signing_key("pr")
         assert world.check(world.acknowledge(1, 1, 10)) is Reason.UNKNOWN_SESSION
+
+
+def open_kms(world, key=None, *, signer=None, session=0, sequence=1, keys=None):
+    key = key or signing_key("kms")
+    argument = OpenKmsArgument(key.public_key)
+    identity = operator_id(key.public_key) if signer is None else signer
+    signers = [world.mdms.enrolment, key] if keys is None else keys
+    return world.transaction("mdms", "open_kms", identity, session, sequence, argument, signers)
+
+
+def anchor(world, length, sequence, key=None, *, session=0):
+    key = key or signing_key("kms")
+    argument = AnchorArgument(length, bytes([length]) * 32)
+    return world.transaction("mdms", "anchor", operator_id(key.public_key), session, sequence, argument, [key])
+
+
+class TestSymmetricKeys:
+    """Protocol 8: an epoch opens by a transaction; the audit log's head is on the chain."""
+
+    def state(self, world) -> KmsState:
+        return msgspec.msgpack.decode(world.query("mdms", "symmetric_keys", b""), type=KmsState)
+
+    def test_an_epoch_opens_and_anchors_its_log(self, world):
+        assert world.query("mdms", "symmetric_keys", b"") is Reason.NOT_FOUND
+        assert world.submit(open_kms(world)) is Reason.VALID
+        key = signing_key("kms").public_key
+        assert self.state(world) == KmsState(operator_id(key), key, 0, NO_HASH)
+        assert world.submit(anchor(world, 3, 2)) is Reason.VALID
+        assert self.state(world) == KmsState(operator_id(key), key, 3, bytes([3]) * 32)
+
+    def test_the_log_only_grows_also_over_epochs(self, world):
+        second = signing_key("kms", 2)
+        outcomes = [world.submit(tx) for tx in (open_kms(world), anchor(world, 3, 2), open_kms(world, second))]
+        assert outcomes == [Reason.VALID] * 3
+        assert self.state(world).length == 3
+        for length in (2, 3):
+            tx = anchor(world, length, 2 + length, second)
+            assert both(world, tx) == (Reason.HEIGHT_NOT_ABOVE, Reason.HEIGHT_NOT_ABOVE)
+        assert world.submit(anchor(world, 4, 9, second)) is Reason.VALID
+
+    def test_the_key_of_a_former_epoch_has_no_say(self, world):
+        for tx in (open_kms(world), open_kms(world, signing_key("kms", 2))):
+            assert world.submit(tx) is Reason.VALID
+        assert both(world, anchor(world, 3, 2)) == (Reason.NOT_AUTHORIZED, Reason.NOT_AUTHORIZED)
+
+    def test_an_epoch_is_never_opened_again(self, world):
+        first = open_kms(world)
+        assert world.submit(first) is Reason.VALID
+        assert world.submit(open_kms(world, signing_key("kms", 2))) is Reason.VALID
+        assert both(world, first) == (Reason.REPLAY, Reason.REPLAY)
+        assert world.check(open_kms(world, sequence=2)) is Reason.ALREADY_RECORDED
+
+    def test_only_the_mdms_opens_one(self, world):
+        forger, key = signing_key("forger"), signing_key("kms")
+        assert world.check(open_kms(world, keys=[forger, key])) is Reason.BAD_SIGNATURE
+        assert world.check(open_kms(world, keys=[world.mdms.enrolment, forger])) is Reason.BAD_SIGNATURE
+        assert world.check(open_kms(world, keys=[world.mdms.enrolment])) is Reason.BAD_SIGNATURE
+
+    def test_the_signer_is_the_epochs_key_and_nobody_else(self, world):
+        """Else the MDMS could use up the numbers of a meter or of the utility."""
+        for signer in (world.mdms.hid, operator_id(signing_key("utility").public_key), bytes(32)):
+            assert world.check(open_kms(world, signer=signer)) is Reason.NOT_AUTHORIZED
+        assert world.check(open_kms(world, session=1)) is Reason.UNKNOWN_SESSION
+
+    def test_anchors_of_nobody(self, world):
+        assert world.check(anchor(world, 1, 2)) is Reason.NOT_AUTHORIZED
+        assert world.submit(open_kms(world)) is Reason.VALID
+        assert world.check(anchor(world, 1, 2, signing_key("kms", 2))) is Reason.NOT_AUTHORIZED
+        assert world.check(anchor(world, 1, 2, session=1)) is Reason.UNKNOWN_SESSION
+        assert world.query("mdms", "symmetric_keys", b"x") is Reason.BAD_ARGUMENT
+
+    def test_a_key_that_is_none(self, world):
+        argument = OpenKmsArgument(bytes(33))
+        signer = operator_id(bytes(33))
+        tx = world.transaction("mdms", "open_kms", signer, 0, 1, argument, [world.mdms.enrolment])
+        assert world.check(tx) is Reason.BAD_ARGUMENT
 
 
 class TestPeriodQuery:

@@ -4,13 +4,14 @@ import msgspec
 import pytest
 
 from bcami.client import issuance
-from bcami.client.periods import MdmsPeriod, verify_period
+from bcami.client.periods import KmsEpoch, MdmsPeriod, verify_kms_epoch, verify_period
 from bcami.codec import encode
 from bcami.crypto.hpke import KemSecretKey
 from bcami.crypto.keys import SecretKey
 from bcami.model.api import TransactionProof
+from bcami.model.genesis import operator_id
 from bcami.model.reasons import Reason
-from bcami.model.registration import MdmsRegisterArgument
+from bcami.model.registration import MdmsRegisterArgument, OpenKmsArgument
 from bcami.model.transaction import Transaction, argument_digest, transaction_id
 from tests.chain import START_MS, entropy
 from tests.unit.client.cluster import Cluster
@@ -91,3 +92,51 @@ def test_the_mdms_signs_with_its_enrolment_key_and_the_new_one(cluster: Cluster)
     prepared = issuance.prepare_mdms(party, draft, shares, START_MS)
     tx = msgspec.msgpack.decode(prepared.transaction, type=Transaction)
     assert cluster.runtime.check(tx, prepared.transaction_id, cluster.read, START_MS) is None
+
+
+# The opening of a KMS epoch (protocol 8).
+
+
+def kms_proof(**changes: object) -> tuple[Cluster, TransactionProof]:
+    cluster = Cluster(label="kms")
+    cluster.open_period()
+    key = SecretKey.generate(entropy("kms"))
+    argument = encode(OpenKmsArgument(key.public_key))
+    signer = operator_id(key.public_key)
+    tx = Transaction("mdms", "open_kms", signer, 0, 1, START_MS, argument_digest(argument), argument, ())
+    tx_id = transaction_id(tx, cluster.roster.chain, 0)
+    signed = msgspec.structs.replace(tx, signatures=(cluster.mdms_enrolment.sign(tx_id), key.sign(tx_id)))
+    cluster.execute([signed])
+    changed = msgspec.structs.replace(signed, **changes)
+    return cluster, TransactionProof(changed, cluster.receipt(tx_id))
+
+
+def test_a_kms_epoch_is_the_height_of_its_block() -> None:
+    cluster, proof = kms_proof()
+    key = SecretKey.generate(entropy("kms")).public_key
+    epoch = verify_kms_epoch(proof, cluster.genesis, cluster.roster)
+    assert epoch == KmsEpoch(proof.receipt.header.height, key)
+    assert proof.receipt.header.height > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"function": "anchor"}, Reason.BAD_PROOF),
+        ({"contract": "usage"}, Reason.BAD_PROOF),
+        ({"sequence": 2}, Reason.BAD_SIGNATURE),
+        ({"signatures": ()}, Reason.BAD_SIGNATURE),
+        ({"argument": encode(OpenKmsArgument(SecretKey.generate(entropy("me")).public_key))}, Reason.HASH_MISMATCH),
+    ],
+)
+def test_another_transaction_opens_no_kms_epoch(changes: dict[str, object], reason: Reason) -> None:
+    cluster, proof = kms_proof(**changes)
+    assert verify_kms_epoch(proof, cluster.genesis, cluster.roster) is reason
+
+
+def test_a_period_is_no_kms_epoch_and_the_other_way_round() -> None:
+    cluster, proof = kms_proof()
+    tx_id, tx = next((key, tx) for key, tx in cluster.transactions.items() if tx.function == "register")
+    period = TransactionProof(tx, cluster.receipt(tx_id))
+    assert verify_kms_epoch(period, cluster.genesis, cluster.roster) is Reason.BAD_PROOF
+    assert verify_period(proof, cluster.genesis, cluster.roster) is Reason.BAD_PROOF
