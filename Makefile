@@ -41,7 +41,8 @@ SOAK_SCHEDULES ?= 20000
 
 soak: install
 	BCAMI_SIMULATED_SEEDS=$(SOAK_SEEDS) BCAMI_FUZZ_EXAMPLES=$(SOAK_EXAMPLES) BCAMI_SIMULATED_SCHEDULES=$(SOAK_SCHEDULES) \
-		$(BIN)/pytest -n 2 --dist loadfile --timeout 0 tests/simulation tests/properties
+		BCAMI_KMS_HISTORIES=$(SOAK_SEEDS) BCAMI_KMS_MEMBERS=100000 \
+		$(BIN)/pytest -n 2 --dist loadfile --timeout 0 tests/simulation tests/properties tests/paper/test_kms_tables.py
 
 check: install
 	$(BIN)/ruff format --check .
