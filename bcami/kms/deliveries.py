@@ -29,7 +29,9 @@ RETRY_LIMIT_MS: Final = 300_000
 RETRIES_AT_ONCE: Final = 1_000
 """Unicasts of one tick: a broadcast that nobody heard is caught up in portions."""
 KEPT_MAX: Final = 1_000
-"""Deliveries whose status is kept; the oldest finished ones leave."""
+"""Deliveries whose status is kept; the oldest ones leave, finished ones first."""
+STATUSES_MAX: Final = 500_000
+"""Statuses that are kept, one for each meter of each delivery: about 50 MB."""
 
 
 class DeliveryStatus(StrEnum):
@@ -45,12 +47,14 @@ class DeliveryStatus(StrEnum):
 class _Open:
     """A delivery with what happened to it."""
 
-    __slots__ = ("attempts", "next_ms", "record", "taken", "waiting")
+    __slots__ = ("attempts", "due", "next_ms", "record", "taken", "waiting")
 
     def __init__(self, record: DeliveryRecord) -> None:
         self.record = record
         self.waiting: dict[int, None] = dict.fromkeys(numbers_in(record.audience))
         self.taken: dict[int, int] = {}
+        self.due: list[int] = []
+        """What is left of the round of repetitions that is under way."""
         self.attempts = 0
         self.next_ms = record.sent_ms + RETRY_MS
 
@@ -73,10 +77,11 @@ class DeliveryBook:
     def __init__(self, roll: Roll) -> None:
         self._roll = roll
         self._kept: dict[DeliveryId, _Open] = {}
+        self._statuses = 0
 
     def restore(self, records: Iterable[DeliveryRecord], taken: Iterable[tuple[DeliveryId, int, Taken]]) -> None:
         for record in records:
-            self._kept[record.id] = _Open(record)
+            self._keep(record)
         for delivery, number, row in taken:
             kept = self._kept.get(delivery)
             if kept is not None and kept.waiting.pop(number, 0) is None:
@@ -85,9 +90,14 @@ class DeliveryBook:
     def add(self, step: Step, record: DeliveryRecord) -> Delivery:
         """Note a new delivery; it is the caller's to send it."""
         step.put(DELIVERIES, _key(record.id), DELIVERY, record)
-        self._kept[record.id] = _Open(record)
-        self._drop_oldest(step)
+        self._keep(record)
+        while len(self._kept) > 1 and (len(self._kept) > KEPT_MAX or self._statuses > STATUSES_MAX):
+            self._drop_oldest(step)
         return delivery_of(record)
+
+    def _keep(self, record: DeliveryRecord) -> None:
+        kept = self._kept[record.id] = _Open(record)
+        self._statuses += len(kept.waiting)
 
     def taken(self, step: Step, hid: bytes, number: int, delivery: DeliveryId, received_ms: int) -> None:
         """Note a meter's acknowledgement; repeated ones change nothing."""
@@ -110,21 +120,22 @@ class DeliveryBook:
         """Repeat what is due, by unicast."""
         budget = RETRIES_AT_ONCE
         for kept in self._kept.values():
-            if not kept.waiting or now_ms < kept.next_ms or now_ms > kept.record.until_ms:
+            if not kept.waiting or now_ms > kept.record.until_ms:
                 continue
-            for number in list(kept.waiting)[:budget]:
-                del kept.waiting[number]
-                kept.waiting[number] = None  # to the end: the next portion begins with others
-                budget -= self._roll.send(step, self._roll.numbered(number).hid, delivery_of(kept.record))
-            kept.attempts += 1
-            kept.next_ms = now_ms + min(RETRY_LIMIT_MS, RETRY_MS << min(kept.attempts, 16))
-            if budget <= 0:
-                return
+            if not kept.due and now_ms >= kept.next_ms:
+                kept.due = list(reversed(kept.waiting))
+                kept.attempts += 1
+                kept.next_ms = now_ms + min(RETRY_LIMIT_MS, RETRY_MS << min(kept.attempts, 16))
+            while kept.due and budget:
+                number = kept.due.pop()
+                if number in kept.waiting:
+                    budget -= self._roll.send(step, self._roll.numbered(number).hid, delivery_of(kept.record))
 
     def forget_meter(self, number: int) -> None:
         """Wait no longer for a meter that was removed."""
         for kept in self._kept.values():
-            kept.waiting.pop(number, None)
+            if kept.waiting.pop(number, 0) is None:
+                self._statuses -= 1
 
     def status(self, delivery: DeliveryId, number: int, now_ms: int) -> DeliveryStatus | None:
         """Return what became of a delivery at one meter, None when it was not for it."""
@@ -152,13 +163,12 @@ class DeliveryBook:
             )
 
     def _drop_oldest(self, step: Step) -> None:
-        if len(self._kept) <= KEPT_MAX:
-            return
-        oldest = next((kept for kept in self._kept.values() if not kept.waiting), None)
-        oldest = oldest or next(iter(self._kept.values()))
+        others = list(self._kept.values())[:-1]
+        oldest = next((kept for kept in others if not kept.waiting), others[0])
         key = _key(oldest.record.id)
         step.writes.append(Write(DELIVERIES, key, None))
         step.writes += [Write(TAKEN, key + u32(number), None) for number in oldest.taken]
+        self._statuses -= len(oldest.waiting) + len(oldest.taken)
         del self._kept[oldest.record.id]
 
 
