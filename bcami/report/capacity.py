@@ -119,10 +119,8 @@ def capacity_report(demand: Demand, units: Sequence[UnitCosts], setting: Setting
         (
             (
                 f"{_count(demand.meters)} meters with a reading every {_duration(demand.interval_s)} and "
-                f"{demand.readings} "
-                f"readings to a report make {chosen.reports_per_second:,.0f} reports a second, "
-                f"{chosen.peak_per_second:,.0f} "
-                "in the peak."
+                f"{demand.readings} readings to a report make {chosen.reports_per_second:,.0f} reports a second, "
+                f"{chosen.peak_per_second:,.0f} in the peak."
             ),
             (
                 f"On cores like this machine's that takes {chosen.clusters} clusters of {unit.nodes} nodes, "

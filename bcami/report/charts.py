@@ -126,6 +126,7 @@ def _stacked(axes: Any, chart: Chart) -> None:
             number_text(total, 3), (place, total), (0, 2), textcoords="offset points", ha="center", fontsize=8
         )
     axes.set_xticks(range(len(groups)), [str(group) for group in groups])
+    axes.set_xlim(-0.8, max(len(groups), 2) - 0.2)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.1)
 
@@ -157,14 +158,14 @@ def _rows(axes: Any, chart: Chart) -> None:
 
 def _lines(axes: Any, chart: Chart) -> None:
     for place, (series, colour) in enumerate(zip(chart.series, _colours(chart), strict=True)):
-        style = {"solid": "-", "dashed": "--", "none": ""}[series.line]
+        style = {"solid": "-", "dashed": "--", "none": "None"}[series.line]
         drawn = "steps-post" if chart.form == "steps" else "default"
         marker = _MARKERS[place % len(_MARKERS)] if len(series.x) <= _LABELS_MAX else ""
         y = [float("nan") if value is None else value for value in series.y]
         axes.plot(
             series.x,
             y,
-            style,
+            linestyle=style,
             label=series.name,
             color=colour,
             marker=marker,
@@ -206,6 +207,17 @@ def _finish(axes: Any, chart: Chart) -> None:
         axes.axhline(level, color="#555555", linewidth=0.9, linestyle=":")
         axes.annotate(name, (1, level), (-2, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
     if len(chart.series) > 1:
+        _legend(axes, chart)
+
+
+def _legend(axes: Any, chart: Chart) -> None:
+    """Put the legend where no bar is: outside, unless there is room among lines or standing bars."""
+    if chart.form == "rows":
+        axes.figure.legend(loc="outside lower center", ncols=len(chart.series))
+    elif chart.form == "stacked":
+        handles, labels = axes.get_legend_handles_labels()
+        axes.figure.legend(handles[::-1], labels[::-1], loc="outside right upper")
+    else:
         axes.legend(loc="best")
 
 

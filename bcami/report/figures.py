@@ -6,6 +6,8 @@ from bcami.report.document import Cell, Kind, Measured, Range
 
 DASH: Final = "–"
 _DIGITS: Final = 4
+_DIGITS_EXACT: Final = 8
+"""Of what is printed, counted or computed: shown as it is."""
 
 
 def number_text(value: float, digits: int = _DIGITS) -> str:
@@ -25,7 +27,7 @@ def number_text(value: float, digits: int = _DIGITS) -> str:
 
 def cell_text(cell: Cell, kind: Kind = "text") -> str:
     """Return what a page shows of a cell."""
-    digits = 8 if kind in {"printed", "published"} else _DIGITS
+    digits = _DIGITS if kind == "measured" else _DIGITS_EXACT
     match cell:
         case None:
             return ""

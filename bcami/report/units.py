@@ -57,9 +57,9 @@ def unit_costs(
             node_us=run.cpu_us["nodes"] / run.nodes,
             mdms_us=run.cpu_us["mdms"],
             meter_us=meter_us,
-            sent_bytes=counted[run.readings].bytes_per_transaction,
+            sent_bytes=round(counted[run.readings].bytes_per_transaction, 1),
             request_bytes=request_bytes[run.readings],
-            ledger_bytes=counted[run.readings].stored_per_transaction,
+            ledger_bytes=round(counted[run.readings].stored_per_transaction, 1),
             mdms_bytes=run.mdms_bytes,
         )
         for run in live

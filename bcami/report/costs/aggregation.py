@@ -22,14 +22,10 @@ def aggregation_section(found: Sequence[GroupCost]) -> Section:
         "Private aggregation against the size of the group",
         (
             (
-                "The ring of the privacy paper needs one message around the group and hardly any computation, but one "
-                "meter "
-                "that is gone voids the round, and two neighbours together with the supplier learn how a meter's "
-                "readings "
-                "change. The masked mode, the default, survives drop-outs and a stated number of colluding members; "
-                "for "
-                "that "
-                "each meter shares masks with its neighbours in a graph."
+                "The ring of the privacy paper needs one message around the group and hardly any computation, but "
+                "one meter that is gone voids the round, and two neighbours together with the supplier learn how a "
+                "meter's readings change. The masked mode, the default, survives drop-outs and a stated number of "
+                "colluding members; for that each meter shares masks with its neighbours in a graph."
             ),
         ),
         (_round_table(found), _bytes_chart(found), _time_chart(found), _graph_table(found)),

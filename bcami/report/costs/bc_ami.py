@@ -144,17 +144,14 @@ def time_section(costs: dict[str, MeterCosts], others: OtherCosts) -> Section:
         (
             (
                 "The paper's meter does three things for a report: it reads the clock, encrypts, and signs. So does "
-                "ours, "
-                "and "
-                "more: it hashes the ciphertext, binds chain, identity, session and number, and encodes the "
-                "transaction. "
-                "Each of the five meters here is a meter of this system with a session of its own and one reading to a "
-                "report."
+                "ours, and more: it hashes the ciphertext, binds chain, identity, session and number, and encodes "
+                "the transaction. Each of the five meters here is a meter of this system with a session of its own "
+                "and one reading to a report."
             ),
             (
                 f"The paper measured on: {paper.HARDWARE}. Figures of two machines do not compare as figures; what "
-                f"compares "
-                "is that equal work takes equal time here, while the paper's five meters differ by a factor of 2.6."
+                "compares is that equal work takes equal time here, while the paper's five meters differ by a factor "
+                "of 2.6."
             ),
         ),
         (_table_3(costs), _figure_6(costs), _figure_7(costs), _beyond_table(costs, others)),
@@ -259,8 +256,7 @@ def _figure_7(costs: dict[str, MeterCosts]) -> Chart:
             Series("measured here", "measured", ("this system, one report",), (ours.median,)),
         ),
         caption="BC-AMI Figure 7, with this system added. Each published figure comes from its own paper's machine, "
-        "and "
-        "counts its own protocol; Table “Related work” prices the same operations on one machine.",
+        "and counts its own protocol; Table “Related work” prices the same operations on one machine.",
         x_log=True,
     )
 
@@ -312,12 +308,11 @@ def size_section(stand: Stand) -> Section:
         "BC-AMI: the 1346 bits, and what is sent and stored",
         (
             (
-                "The paper calls 1346 bits the communication cost of a meter. Its terms are a storage list: it counts "
-                "a "
-                "private key and the MDMS's public key, which nobody sends with a report, and leaves out the encrypted "
-                "report, its hash and the HID, which its own Table 2 sends. Both readings are given here: the paper's "
-                "terms "
-                "with our sizes, then the bytes that a meter of this system really sends and stores."
+                "The paper calls 1346 bits the communication cost of a meter. Its terms are a storage list: it "
+                "counts a private key and the MDMS's public key, which nobody sends with a report, and leaves out "
+                "the encrypted report, its hash and the HID, which its own Table 2 sends. Both readings are given "
+                "here: the paper's terms with our sizes, then the bytes that a meter of this system really sends and "
+                "stores."
             ),
             "All sizes here are counts of bytes that the code makes: they do not vary from run to run.",
         ),
@@ -437,8 +432,7 @@ def _sent_table(stand: Stand) -> Table:
         rows,
         source=f"{paper.CITATION}, Table 2 (its fields; it prints no sizes)",
         text="Measured: length of the encoded transaction of one half-hour reading, without HTTP and TLS around it. "
-        "The "
-        "gateway takes up to 2000 transactions in one request, so these are amortised.",
+        "The gateway takes up to 2000 transactions in one request, so these are amortised.",
     )
 
 

@@ -60,10 +60,9 @@ def kms_section(symmetric: Symmetric, found: KmsMeasured) -> Section:
         (
             (
                 "The paper measures nothing: its tables multiply counts of operations by assumed rates of chips and "
-                "links. "
-                "So each row has the printed figure, what the paper's own formula gives, and what was measured here: "
-                "the "
-                "formula priced with this machine's primitives, or the running key management, as the row says."
+                "links. So each row has the printed figure, what the paper's own formula gives, and what was "
+                "measured here: the formula priced with this machine's primitives, or the running key management, as "
+                "the row says."
             ),
         ),
         (
@@ -189,8 +188,7 @@ def _messages(found: KmsMeasured) -> Table:
         ),
         rows,
         text="What the paper's Table 9 leaves out: encryption, and the proof of where a message is from. Profile "
-        "paper is "
-        "the paper's scheme; profile hardened, the default, closes its holes.",
+        "paper is the paper's scheme; profile hardened, the default, closes its holes.",
     )
 
 
@@ -315,15 +313,13 @@ def _table_12(symmetric: Symmetric, found: KmsMeasured) -> Table:
         rows,
         source=f"{paper.CITATION}, Table 12",
         text="The formula is that of Table 9 with m = N_p. The printed figures do not follow from it: the high ends "
-        "are "
-        "6.98, 7.17, 7.65, 7.57 and 7.57 µs for each member, so not even linear in N_G.",
+        "are 6.98, 7.17, 7.65, 7.57 and 7.57 µs for each member, so not even linear in N_G.",
     )
 
 
 _TABLE_12_NOTE: Final = (
     "The printed low end is below the N_G term alone (0.384 µs a member) from 2000 members on; rows of different N_p "
-    "are "
-    "printed the same to two decimals, while the formula differs in the second at the slow end."
+    "are printed the same to two decimals, while the formula differs in the second at the slow end."
 )
 
 

@@ -58,13 +58,15 @@ def live_section(runs: Sequence[LiveRun], probes: Sequence[Probe], load: str, un
         (
             (
                 "Nodes and the MDMS are processes of their own on this machine, with TLS between them, HTTP in front "
-                "and "
-                "durable stores; the meters are one process more. All of them share its cores, so throughput is that "
-                "of "
-                "the "
-                "whole machine, not of a cluster of machines. CPU time by role is the figure to plan with."
+                "and durable stores; the meters are one process more. All of them share its cores, so throughput is "
+                "that of the whole machine, not of a cluster of machines. CPU time by role is the figure to plan "
+                "with."
             ),
-            f"Latencies and throughput are wall-clock time: {load}.",
+            (
+                f"Latencies and throughput are wall-clock time: {load}. A report costs less CPU time in larger "
+                "blocks, and blocks grow with the throughput: so on a busy or slow machine a report costs more than "
+                "on an idle one."
+            ),
         ),
         (
             _probe_table(probes, base),
@@ -199,8 +201,7 @@ def _latency_chart(run: LiveRun) -> Chart:
         "reports that were faster, %",
         tuple(series),
         caption="Percentiles, wall-clock time. Saturated: the backlog is what one sees; half load counts from the "
-        "time at "
-        "which a report was due, so a cluster that stalls is not spared.",
+        "time at which a report was due, so a cluster that stalls is not spared.",
         x_log=True,
     )
 

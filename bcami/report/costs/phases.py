@@ -116,12 +116,8 @@ def phases_section(found: list[DeskCost]) -> Section:
         (
             (
                 "These figures come from the code that a node process runs, with real signatures and real stores, "
-                "driven "
-                "in "
-                "one process so that each step can be timed by itself. HTTP, TLS and the event loop are not in them; "
-                "the "
-                "next "
-                "section has the processes as wholes. Counts of messages and bytes are exact."
+                "driven in one process so that each step can be timed by itself. HTTP, TLS and the event loop are "
+                "not in them; the next section has the processes as wholes. Counts of messages and bytes are exact."
             ),
         ),
         (
@@ -154,8 +150,7 @@ def _phase_table(found: list[DeskCost]) -> Table:
         ),
         tuple(rows),
         text=f"One reading to a report; blocks had {found[0].transactions / found[0].blocks:.0f} transactions in the "
-        f"mean. "
-        "Ordering, certification and storage are paid for each block, so they shrink as blocks grow.",
+        "mean. Ordering, certification and storage are paid for each block, so they shrink as blocks grow.",
     )
 
 
@@ -208,9 +203,8 @@ def _message_table(found: list[DeskCost]) -> Table:
         ),
         tuple(rows),
         text="Formula: n − 1 for what goes to all, strong − 1 endorsements, (n − 1)² PREPAREs (the primary sends "
-        "none), "
-        "n(n − 1) COMMITs and CHECKPOINTs. Status messages, one for each pair of nodes twice a second, are left out. "
-        "Counted on the wire encoding, frames included, TLS not.",
+        "none), n(n − 1) COMMITs and CHECKPOINTs. Status messages, one for each pair of nodes twice a second, are "
+        "left out. Counted on the wire encoding, frames included, TLS not.",
     )
 
 
@@ -242,8 +236,7 @@ def _bytes_table(by_nodes: list[DeskCost], by_readings: list[DeskCost]) -> Table
         ),
         tuple(rows),
         text="Mean over the nodes; each receives as much as it sends. A report of 48 readings costs hardly more than "
-        "one "
-        "of 4: identity, signature and votes are paid once.",
+        "one of 4: identity, signature and votes are paid once.",
     )
 
 

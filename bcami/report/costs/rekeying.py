@@ -43,11 +43,9 @@ def rekeying_section(found: RekeyMeasured) -> Section:
         "Rekeying strategies against the size of the group",
         (
             (
-                "When a member leaves, the others need a key that it does not have. The KMS paper sends one message to "
-                "each "
-                "(“flat”); this system does that, and a logical key hierarchy of degree 4 (“lkh”). The other columns "
-                "follow "
-                "from the formulas of their sources, in wrapped keys; they are not implemented here."
+                "When a member leaves, the others need a key that it does not have. The KMS paper sends one message "
+                "to each (“flat”); this system does that, and a logical key hierarchy of degree 4 (“lkh”). The other "
+                "columns follow from the formulas of their sources, in wrapped keys; they are not implemented here."
             ),
         ),
         tuple(items),
@@ -88,9 +86,8 @@ def _leave_table() -> Table:
         tuple(rows),
         "RFC 2627, RFC 9420, Sherman and McGrew 2003, Naor, Naor and Lotspiech 2001",
         "h is the height of the tree. Keys differ in size: 24 bytes wrapped by AES-KW (flat, LKH, OFT, CS, SD), 80 "
-        "bytes "
-        "and a node key of 32 for a path secret of MLS. CS and SD grow with all who ever left; OFT's safety against "
-        "collusion is refuted; TreeKEM needs no trusted server and heals after a compromise.",
+        "bytes and a node key of 32 for a path secret of MLS. CS and SD grow with all who ever left; OFT's safety "
+        "against collusion is refuted; TreeKEM needs no trusted server and heals after a compromise.",
     )
 
 
@@ -124,8 +121,8 @@ def _bytes_table() -> Table:
         ),
         tuple(rows),
         text=f"{wrapped} bytes for a 128-bit key under AES-KW; in MLS suite 1, {formula.MLS_PATH_BYTES} for a path "
-        f"secret "
-        f"and {formula.MLS_NODE_BYTES} for a node key. Headers, identities and signatures come on top in every scheme.",
+        f"secret and {formula.MLS_NODE_BYTES} for a node key. Headers, identities and signatures come on top in every "
+        "scheme.",
     )
 
 

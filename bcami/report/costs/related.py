@@ -1,6 +1,6 @@
 """Schemes that BC-AMI compares itself with: their published figures, and operation counts priced on this machine."""
 
-from bcami.report.costs.backends import MULTIPLY, PAIRING, SIGN, BackendCosts
+from bcami.report.costs.backends import MULTIPLY, SIGN, BackendCosts
 from bcami.report.costs.bc_ami import MeterCosts, OtherCosts
 from bcami.report.document import Cell, Column, Row, Section, Table
 from bcami.report.measuring import exact
@@ -15,21 +15,15 @@ def related_section(backends: BackendCosts, meter: MeterCosts, others: OtherCost
         (
             (
                 "BC-AMI compares itself with four schemes. Their times come from four papers with four machines, and "
-                "count "
-                "protocols that do different things: a key agreement once in a session (Tsai and Lo, Odelu, Kumar), a "
-                "whole "
-                "collection round (Uludag), and one report (BC-AMI). They are repeated here as published, and nothing "
-                "of "
-                "them "
-                "was measured here."
+                "count protocols that do different things: a key agreement once in a session (Tsai and Lo, Odelu, "
+                "Kumar), a whole collection round (Uludag), and one report (BC-AMI). They are repeated here as "
+                "published, and nothing of them was measured here."
             ),
             (
-                "BC-AMI gives no operation counts of the four, and neither does any text that this report rests on, so "
-                "they "
-                "are not priced. Where a text gives counts, the second table prices them with this machine's "
-                "primitives; "
-                "with "
-                "the prices of the table “ECDSA and ECDH on secp256k1 by library” a reader can price any other."
+                "BC-AMI gives no operation counts of the four, and neither does any text that this report rests on, "
+                "so they are not priced. Where a text gives counts, the second table prices them with this machine's "
+                "primitives; with the prices of the table “ECDSA and ECDH on secp256k1 by library” a reader can "
+                "price any other."
             ),
         ),
         (_published(), _priced(backends, meter, others)),
@@ -108,20 +102,6 @@ def _priced(backends: BackendCosts, meter: MeterCosts, others: OtherCosts) -> Ta
             "Sum of the measured parts over 48; the nodes' side of the shares included.",
         ),
     ]
-    if ("py_ecc", PAIRING) in backends.found:
-        ratio = backends.found["py_ecc", PAIRING].median / backends.found["py_ecc", MULTIPLY].median
-        rows.append(
-            Row(
-                (
-                    "one pairing, as schemes on pairings need (Tsai and Lo)",
-                    f"{ratio:.0f} multiplications' worth",
-                    exact(ratio * multiply),
-                ),
-                "Ratio of pairing to multiplication in py_ecc, times coincurve's multiplication: an order of "
-                "magnitude.",
-                "BC-AMI's section 2 calls the pairing of Tsai and Lo expensive; how many it takes is not said there.",
-            )
-        )
     return Table(
         "related_priced",
         "Operation counts priced with this machine's primitives",
