@@ -29,6 +29,9 @@ class NodeMetrics:
         self._height = Gauge("bcami_height", "Executed height", registry=self.registry)
         self._certified = Gauge("bcami_certified_height", "Certified height", registry=self.registry)
         self._view = Gauge("bcami_view", "Current view", registry=self.registry)
+        self._suspicions = Counter(
+            "bcami_primary_suspected", "Times that the monitor found the primary too slow", registry=self.registry
+        )
         self._peers = Gauge("bcami_peers_connected", "Peers that this node can send to", registry=self.registry)
         self._faults = Counter(
             "bcami_contract_faults", "Transactions whose contract broke; the log says where", registry=self.registry
@@ -56,6 +59,8 @@ class NodeMetrics:
                 self._views.inc()
             case events.ViewEntered(view, _):
                 self._view.set(view)
+            case events.PrimarySuspected():
+                self._suspicions.inc()
             case events.EquivocationSeen():
                 self._equivocations.inc()
             case events.SyncProgress():

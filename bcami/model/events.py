@@ -42,6 +42,17 @@ class ViewEntered(msgspec.Struct, frozen=True, tag="view_entered"):
     primary: int
 
 
+class PrimarySuspected(msgspec.Struct, frozen=True, tag="primary_suspected"):
+    """The node finds the primary too slow; it leaves the view when weak nodes do."""
+
+    view: int
+    primary: int
+    wait_ms: int
+    """How long the certificate that waits longest has been at the primary."""
+    demand_ms: int
+    """The longest wait that would have been in order."""
+
+
 class EquivocationSeen(msgspec.Struct, frozen=True, tag="equivocation_seen"):
     """Two signed statements of `replica` contradict each other; both are kept as bytes."""
 
@@ -100,6 +111,7 @@ Observation = (
     | BlockCertified
     | ViewChangeStarted
     | ViewEntered
+    | PrimarySuspected
     | EquivocationSeen
     | SyncProgress
     | SnapshotInstalled

@@ -40,6 +40,8 @@ class Status(msgspec.Struct, frozen=True, array_like=True, tag="status"):
     """Highest height with a block certificate, all below executed."""
     lanes: Annotated[tuple[U63, ...], msgspec.Meta(max_length=64)]
     """Last executed batch number of each collector."""
+    suspects: bool = False
+    """Its monitor finds the primary of `view` slower than it has to be (`bcami.pbft.monitor`)."""
 
 
 class FetchBatch(msgspec.Struct, frozen=True, array_like=True, tag="fetch_batch"):

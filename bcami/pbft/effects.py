@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from bcami.codec import encode
+from bcami.model.batch import BatchCertificate
 from bcami.model.block import BlockCertificate
 from bcami.model.consensus import ConsensusMessage, Proposal
 from bcami.model.events import EquivocationSeen, Halted, Observation, Refused
@@ -43,6 +44,17 @@ class Broadcast(msgspec.Struct, frozen=True):
 class SendTo(msgspec.Struct, frozen=True):
     replica: int
     message: ConsensusMessage
+
+
+class Relay(msgspec.Struct, frozen=True):
+    """Send a certificate that this replica did not collect to the primary: time counts against it from now on."""
+
+    replica: int
+    certificate: BatchCertificate
+
+
+class TellStatus(msgspec.Struct, frozen=True):
+    """Tell all peers the status now; it says something that they wait for."""
 
 
 class SetTimer(msgspec.Struct, frozen=True):
@@ -85,7 +97,19 @@ class Halt(msgspec.Struct, frozen=True):
 
 
 Effect = (
-    Persist | Forget | Broadcast | SendTo | SetTimer | CancelTimer | Decided | Certified | NeedBlocks | Observe | Halt
+    Persist
+    | Forget
+    | Broadcast
+    | SendTo
+    | Relay
+    | TellStatus
+    | SetTimer
+    | CancelTimer
+    | Decided
+    | Certified
+    | NeedBlocks
+    | Observe
+    | Halt
 )
 
 

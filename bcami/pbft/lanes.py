@@ -81,6 +81,10 @@ class Lanes:
             if number + 1 in self._waiting[collector]
         }
 
+    def next(self, collector: int) -> BatchCertificate | None:
+        """Return the next-numbered certificate of a lane, when it waits."""
+        return self._waiting[collector].get(self.ordered[collector] + 1)
+
     def gather(self, after: Sequence[int], start: int) -> tuple[BatchCertificate, ...]:
         """Choose certificates for a proposal that follows the lanes `after`.
 

@@ -357,18 +357,16 @@ class Ordering:
 
     # What waits.
 
-    def is_waiting(self) -> bool:
-        """Tell whether something waits for the primary, so that the lack of progress is a reason to leave the view."""
-        if self.is_excused():
-            return False
+    def proposed(self) -> list[int]:
+        """Return the undecided heights with a pre-prepare of the active view."""
         active = self._views.active
-        in_flight = any(
-            height > self.decided
+        return [
+            height
+            for height, slot in self.slots.items()
+            if height > self.decided
             and (current := slot.rounds.get(active)) is not None
             and current.pre_prepare is not None
-            for height, slot in self.slots.items()
-        )
-        return in_flight or bool(self.lanes.owed())
+        ]
 
     def is_excused(self) -> bool:
         """Tell whether the primary is not to blame for what waits here.

@@ -8,6 +8,7 @@ one page:
     ordering     pre-prepare, prepare, commit, propose   checkpoints  block certificates, watermarks
     proofs       view-change proofs, the choice of O     views        leaving and entering views
     timers       backoff, fairness                       recovery     what a peer lacks
+    monitor      a primary that is too slow
 
 What holds after every step:
 
@@ -35,10 +36,11 @@ from bcami.model.consensus import (
     PrePrepare,
     ViewChange,
 )
+from bcami.model.events import PrimarySuspected
 from bcami.model.reasons import Reason
 from bcami.model.wire import Status
 from bcami.pbft.checkpoints import Checkpoints
-from bcami.pbft.effects import Broadcast, Certified, Effect, Outbox, SendTo
+from bcami.pbft.effects import Broadcast, Certified, Effect, Observe, Outbox, Relay, SendTo, TellStatus
 from bcami.pbft.inputs import (
     BlockCertified,
     CertificateReady,
@@ -50,12 +52,24 @@ from bcami.pbft.inputs import (
     TimerFired,
 )
 from bcami.pbft.lanes import Lanes, proposal_bytes_max
+from bcami.pbft.monitor import MONITOR, Monitor
 from bcami.pbft.ordering import CheckCertificate, Ordering
 from bcami.pbft.proofs import stable_height
 from bcami.pbft.records import Restored, VoteLog, read_records, restored_with
 from bcami.pbft.recovery import CatchUp, Recovery
 from bcami.pbft.statements import Statements
-from bcami.pbft.timers import CATCH_UP, CERTIFY, FAIRNESS, VIEW, VIEW_CHANGE, Backoff, Fairness, Timers
+from bcami.pbft.timers import (
+    CATCH_UP,
+    CERTIFY,
+    FAIRNESS,
+    RELAY,
+    RELAY_DIVISOR,
+    VIEW,
+    VIEW_CHANGE,
+    Backoff,
+    Fairness,
+    Timers,
+)
 from bcami.pbft.views import Entry, ViewChanges, ViewState
 
 
@@ -89,7 +103,13 @@ class Replica:
         self._timers = Timers(self._out)
         self._backoff = Backoff(parameters.view_timer_ms, parameters.view_timer_cap_ms)
         self._fairness_ms = parameters.fairness_ms
-        self._fairness = Fairness(self._timers, parameters.fairness_ms)
+        relay_ms = max(1, parameters.view_timer_ms // RELAY_DIVISOR)
+        self._fairness = Fairness(self._timers, parameters.fairness_ms, relay_ms)
+        self._monitor = Monitor(parameters.view_timer_ms, roster.quorum.weak)
+        self._monitor.enter(self.primary)
+        self._suspicions: dict[int, int] = {}
+        """By replica, the view whose primary it suspects."""
+        self._is_suspicious = False
         self._catch_up = CatchUp(self._timers, self._out, parameters.view_timer_ms)
         self._progress = _Progress(self._checkpoints.low, self._ordering.decided)
         self._headers = restored.headers
@@ -145,7 +165,13 @@ class Replica:
             self.executed,
             self.low_watermark,
             self._ordering.lanes.executed,
+            self._is_suspicious and not self.in_view_change,
         )
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Tell whether this replica finds the primary too slow."""
+        return self._is_suspicious
 
     # Steps.
 
@@ -234,6 +260,9 @@ class Replica:
         elif status.replica >= self._statements.quorum.n:
             self._out.refuse(Reason.UNKNOWN_REPLICA, status.replica)
         else:
+            self._suspicions.pop(status.replica, None)
+            if status.suspects and not status.in_view_change:
+                self._suspicions[status.replica] = status.view
             for message in self._recovery.answer(status):
                 self._out.add(SendTo(status.replica, message))
 
@@ -248,6 +277,10 @@ class Replica:
             self._leave(self._views.target + 1, "no progress in time")
         elif name == CERTIFY:
             self._leave(self._views.target + 1, "no certificate in time")
+        elif name.startswith(RELAY):
+            collector = int(name.removeprefix(RELAY))
+            if self._fairness.relay(collector):
+                self._relay(collector)
         elif name.startswith(FAIRNESS):
             self._leave(self._views.target + 1, f"collector {name.removeprefix(FAIRNESS)} kept waiting")
 
@@ -261,22 +294,53 @@ class Replica:
         if self._views.is_muted:
             return
         self._backoff.failed()
+        self._monitor.leave()
         self._stop_view_timers()
         self._changes.start(view, cause, self._checkpoints.stable, self._ordering.proofs())
 
     def _enter(self, entry: Entry, now_ms: int) -> None:
         """Enter a proved view, and take its stable checkpoint as known."""
         self._stop_view_timers()
+        if not self._views.is_changing:
+            self._monitor.leave()
         self._changes.enter(entry)
+        self._monitor.enter(self.primary)
         if entry.choice.stable is not None:
             self._checkpoints.learn(entry.choice.stable)
         self._catch_up.need(entry.choice.min_s)  # [CL99 4.4] fetch what the new view starts from
         self._ordering.on_view_entered(now_ms)
 
     def _stop_view_timers(self) -> None:
-        for name in (VIEW, VIEW_CHANGE, CERTIFY):
+        for name in (VIEW, VIEW_CHANGE, CERTIFY, MONITOR):
             self._timers.cancel(name)
         self._fairness.reset()
+        self._is_suspicious = False
+
+    def _relay(self, collector: int) -> None:
+        """Send the primary a certificate that it could order (protocol 4.4)."""
+        certificate = self._ordering.lanes.next(collector)
+        if certificate is not None and not self._statements.is_own(self._views.active):
+            self._out.add(Relay(self.primary, certificate))
+
+    def _is_at_primary(self, collector: int) -> bool:
+        """Tell whether the primary has a lane's certificates already: its own, and those that this replica sent."""
+        own = self._statements.replica
+        return own in (collector, self.primary) or collector == self.primary
+
+    def _watch_primary(self, now_ms: int, proposed: list[int], is_excused: bool) -> None:
+        """Judge the primary; leave the view when weak replicas, this one among them, find it too slow."""
+        monitor, view = self._monitor, self._views.active
+        if self._statements.is_own(view):
+            return
+        monitor.observe(now_ms, self._fairness.owed(), proposed, self._ordering.decided, is_excused)
+        was_suspicious, self._is_suspicious = self._is_suspicious, monitor.is_suspicious
+        if self._is_suspicious and not was_suspicious:
+            found = PrimarySuspected(view, self.primary, monitor.longest_wait_ms, monitor.demand_ms())
+            self._out.add(Observe(found))
+            self._out.add(TellStatus())
+        others = sum(suspected == view for suspected in self._suspicions.values())
+        if self._is_suspicious and 1 + others >= self._statements.quorum.weak:
+            self._leave(view + 1, "the primary is too slow")
 
     # After each input.
 
@@ -308,17 +372,21 @@ class Replica:
         if self._is_amnesiac:
             return
         ordering, timers = self._ordering, self._timers
-        changing = self._views.is_changing
         if ordering.decided > self._progress.decided:
             self._progress.decided = ordering.decided
             self._backoff.progressed()
             timers.cancel(VIEW)
-        wait_ms = self._backoff.delay_ms
-        timers.keep(VIEW, not changing and ordering.is_waiting(), wait_ms)
+        changing, is_excused, proposed = self._views.is_changing, ordering.is_excused(), ordering.proposed()
+        if not changing:
+            for collector in self._fairness.watch(ordering.lanes.owed(), self._is_at_primary, is_excused, now_ms):
+                self._relay(collector)
+            self._watch_primary(now_ms, proposed, is_excused)
+            changing = self._views.is_changing
+        wait_ms, is_timed = self._backoff.delay_ms, not changing and not is_excused
+        timers.keep(VIEW, is_timed and (bool(proposed) or self._fairness.is_owed), wait_ms)
+        timers.keep(MONITOR, is_timed and self._monitor.is_watching, self._monitor.tick_ms)
         timers.keep(VIEW_CHANGE, self._changes.is_timed(), wait_ms)
         timers.keep(CERTIFY, not changing and ordering.is_uncertified(), max(self._fairness_ms, wait_ms))
-        if not changing:
-            self._fairness.watch(ordering.lanes.owed(), ordering.is_excused(), now_ms)
 
 
 @dataclass(slots=True)

@@ -4,10 +4,12 @@
 of the others. The time is capped here (protocol 6.2): an uncapped one leaves restarted replicas hours apart.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from bcami.pbft.effects import CancelTimer, Outbox, SetTimer
+from bcami.pbft.monitor import Owed
 
 VIEW: Final = "view"
 """Runs while something waits to be ordered; progress restarts it."""
@@ -20,6 +22,10 @@ CERTIFY: Final = "certify"
 the votes of faulty replicas, which then keep their checkpoints back; only a view change brings it to the others."""
 FAIRNESS: Final = "fairness/"
 """With the collector's replica id; see protocol 4.4."""
+RELAY: Final = "relay/"
+"""With the collector's replica id: its certificate waits for long enough to be sent to the primary by this replica."""
+RELAY_DIVISOR: Final = 10
+"""A certificate that another replica collected is passed on to the primary after a tenth of the view timer."""
 
 
 class Timers:
@@ -83,43 +89,89 @@ class Backoff:
 @dataclass(slots=True)
 class _Watch:
     number: int
-    since_ms: int
     left_ms: int
     """Time left at `since_ms`."""
+    since_ms: int = 0
+    is_sent: bool = False
+    """The certificate is at the primary as far as this replica can see to it."""
 
 
 class Fairness:
     """One timer for each collector whose next-numbered certificate waits (protocol 4.4).
 
-    It restarts only when that number is ordered or the view changes, and pauses while the primary is excused: the
-    window is full, or this replica is late itself.
+    It starts when the certificate was sent to the primary, restarts only when that number is ordered or the view
+    changes, and pauses while the primary is excused: the window is full, or this replica is late itself.
+
+    Whoever collected a certificate sends it to everybody. But a faulty collector may leave out the primary, so that
+    the others blame it: a replica sends what it did not collect itself to the primary once it has waited a while (in a
+    new view at once, because the new primary may have missed it), and only then the timer starts.
     """
 
-    def __init__(self, timers: Timers, fairness_ms: int) -> None:
+    def __init__(self, timers: Timers, fairness_ms: int, relay_ms: int) -> None:
         self._timers = timers
         self._fairness_ms = fairness_ms
+        self._relay_ms = relay_ms
         self._watched: dict[int, _Watch] = {}
+        self._is_new_view = False
 
     def reset(self) -> None:
         """Forget all: the view changed."""
         for collector in sorted(self._watched):
-            self._timers.cancel(f"{FAIRNESS}{collector}")
+            self._cancel(collector)
         self._watched.clear()
+        self._is_new_view = True
 
-    def watch(self, owed: dict[int, int], paused: bool, now_ms: int) -> None:
-        """Bring the timers in line with what the primary owes now."""
+    @property
+    def is_owed(self) -> bool:
+        """Tell whether the primary has something that it did not order yet."""
+        return any(watched.is_sent for watched in self._watched.values())
+
+    def owed(self) -> dict[int, Owed]:
+        """Return what waits, by collector."""
+        return {collector: Owed(item.number, item.is_sent) for collector, item in self._watched.items()}
+
+    def relay(self, collector: int) -> bool:
+        """Count the certificate as sent from here on; False when it was ordered meanwhile."""
+        watched = self._watched.get(collector)
+        if watched is None or watched.is_sent:
+            return False
+        watched.is_sent = True
+        return True
+
+    def watch(self, owed: dict[int, int], at_primary: Callable[[int], bool], paused: bool, now_ms: int) -> list[int]:
+        """Bring the timers in line with what the primary owes now; returns whose certificates to send to it now.
+
+        `at_primary` tells whose certificates it has from their collector: its own, and those of this replica.
+        """
         if not owed and not self._watched:
-            return
+            self._is_new_view = False
+            return []
         for collector in [known for known in self._watched if self._watched[known].number != owed.get(known)]:
             del self._watched[collector]
-            self._timers.cancel(f"{FAIRNESS}{collector}")
+            self._cancel(collector)
+        relayed = []
         for collector, number in sorted(owed.items()):
-            watched = self._watched.setdefault(collector, _Watch(number, now_ms, self._fairness_ms))
-            name = f"{FAIRNESS}{collector}"
-            if paused and self._timers.is_running(name):
-                passed = max(0, now_ms - watched.since_ms)
-                watched.left_ms = max(1, watched.left_ms - passed)
-                self._timers.cancel(name)
-            elif not paused and not self._timers.is_running(name):
-                watched.since_ms = now_ms
-                self._timers.restart(name, watched.left_ms)
+            watched = self._watched.get(collector)
+            if watched is None:
+                watched = self._watched[collector] = _Watch(number, self._fairness_ms)
+                watched.is_sent = self._is_new_view or at_primary(collector)
+                if self._is_new_view:
+                    relayed.append(collector)
+            self._time(collector, watched, paused, now_ms)
+        self._is_new_view = False
+        return relayed
+
+    def _time(self, collector: int, watched: _Watch, paused: bool, now_ms: int) -> None:
+        name = f"{FAIRNESS}{collector}"
+        self._timers.keep(f"{RELAY}{collector}", not paused and not watched.is_sent, self._relay_ms)
+        if paused and self._timers.is_running(name):
+            passed = max(0, now_ms - watched.since_ms)
+            watched.left_ms = max(1, watched.left_ms - passed)
+            self._timers.cancel(name)
+        elif not paused and watched.is_sent and not self._timers.is_running(name):
+            watched.since_ms = now_ms
+            self._timers.restart(name, watched.left_ms)
+
+    def _cancel(self, collector: int) -> None:
+        self._timers.cancel(f"{RELAY}{collector}")
+        self._timers.cancel(f"{FAIRNESS}{collector}")

@@ -49,11 +49,13 @@ from bcami.pbft import (
     PeerStatus,
     Persist,
     Received,
+    Relay,
     Replica,
     Restored,
     SendTo,
     SetTimer,
     Synced,
+    TellStatus,
     TimerFired,
     lanes_after,
 )
@@ -263,6 +265,12 @@ class Cluster:
             case SendTo(replica, message):
                 self._check_sent(node, message)
                 self._send(node.index, replica, message)
+            case Relay(replica, certificate):
+                if (node.index, replica) not in self.network.blocked:
+                    delay = self.random.randint(*self.network.delay_ms)
+                    self._later(delay, lambda: self.step(replica, CertificateReady(certificate)))
+            case TellStatus():
+                self._tell_status(node)
             case SetTimer(name, delay_ms):
                 self._order += 1
                 node.timers[name] = self._order
@@ -313,14 +321,19 @@ class Cluster:
             node = self.nodes[index]
             if node.life != life or node.replica is None:
                 return
-            status = node.replica.status()
-            for other in range(self.n):
-                if other != index and (index, other) not in self.network.blocked:
-                    delay = self.random.randint(*self.network.delay_ms)
-                    self._later(delay, lambda other=other: self.step(other, PeerStatus(status)))
+            self._tell_status(node)
             self._later(STATUS_MS, tell)
 
         return tell
+
+    def _tell_status(self, node: Node) -> None:
+        if node.replica is None:
+            return
+        status = node.replica.status()
+        for other in range(self.n):
+            if other != node.index and (node.index, other) not in self.network.blocked:
+                delay = self.random.randint(*self.network.delay_ms)
+                self._later(delay, lambda other=other: self.step(other, PeerStatus(status)))
 
     def _execute_next(self, node: Node) -> None:
         if node.executing or node.replica is None or node.height + 1 not in node.decided:

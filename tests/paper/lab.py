@@ -109,6 +109,10 @@ class Lab:
     def ready(self, *places: tuple[int, int]) -> list[Effect]:
         return [effect for place in places for effect in self.step(CertificateReady(batch(*place)))]
 
+    def relay(self, *collectors: int) -> list[Effect]:
+        """Let so much time pass that certificates of these collectors are passed on to the primary."""
+        return [effect for collector in collectors for effect in self.fire(f"relay/{collector}")]
+
     def execute(self, height: int, proposal: Proposal | None = None, salt: str = "") -> list[Effect]:
         lanes = self.executed[-1][1] if self.executed else (0,) * self.n
         lanes = lanes_after(lanes, proposal) if proposal is not None else lanes

@@ -1,7 +1,7 @@
 """[CL99 4.5.2] timers and joining; protocol 4.4 (fairness) and 6.2 (capped timers)."""
 
 from bcami.model.consensus import NewView, PrePrepare, ViewChange
-from bcami.pbft import SetTimer, Synced, TimerFired
+from bcami.pbft import CancelTimer, Relay, SetTimer, Synced, TimerFired
 from tests.paper.keys import batch
 from tests.paper.lab import Lab, header, of, refusals, said
 
@@ -18,6 +18,7 @@ def test_the_timer_starts_when_something_waits_and_stops_when_nothing_does() -> 
 def test_progress_restarts_the_timer_while_something_waits() -> None:
     lab = Lab()
     lab.ready((0, 1), (2, 1))
+    lab.relay(2)
     lab.log.clear()
     lab.decide(1)
     assert [effect.name for effect in of(lab.log, SetTimer) if effect.name == "view"] == ["view"]
@@ -122,16 +123,61 @@ def test_a_timer_that_was_cancelled_does_nothing() -> None:
 def test_each_next_numbered_certificate_has_its_timer() -> None:
     lab = Lab(own=3)
     lab.ready((0, 1), (0, 2), (2, 1), (1, 2))
+    lab.relay(2)
     assert {name: delay for name, delay in lab.timers.items() if name.startswith("fairness")} == {
         "fairness/0": 4_000,
         "fairness/2": 4_000,
     }
 
 
+def test_the_fairness_timer_starts_when_the_replica_has_sent_the_certificate_to_the_primary() -> None:
+    """A faulty collector that tells all but the primary would else have it replaced."""
+    lab = Lab(own=3)
+    assert of(lab.ready((2, 1)), Relay) == []
+    assert lab.timers == {"relay/2": 50, "monitor": 62}
+    assert of(lab.relay(2), Relay) == [Relay(0, batch(2, 1))]
+    assert (lab.timers["fairness/2"], lab.timers["view"]) == (4_000, 500)
+
+
+def test_what_the_collector_certainly_sent_to_the_primary_is_not_sent_again() -> None:
+    lab = Lab(own=3)
+    lab.ready((0, 1), (3, 1))
+    assert {"fairness/0", "fairness/3"} <= set(lab.timers)
+    assert not [name for name in lab.timers if name.startswith("relay")]
+
+
+def test_a_certificate_that_is_ordered_soon_is_not_sent_again() -> None:
+    lab = Lab(own=3)
+    lab.ready((2, 1))
+    lab.decide(1, proposal=lab.proposal((2, 1)))
+    assert not [name for name in lab.timers if name.startswith(("relay", "fairness"))]
+    assert of(lab.log, Relay) == []
+
+
+def test_a_new_primary_is_sent_at_once_all_that_it_could_order() -> None:
+    lab = Lab(own=3)
+    lab.ready((0, 1), (2, 1), (2, 2), (3, 1))
+    lab.hear(*[lab.view_change(replica) for replica in (0, 1, 2)])
+    effects = lab.hear(lab.new_view([lab.view_change(replica) for replica in (0, 1, 2)]))
+    assert of(effects, Relay) == [Relay(1, batch(0, 1)), Relay(1, batch(2, 1)), Relay(1, batch(3, 1))]
+    assert {lab.timers[f"fairness/{collector}"] for collector in (0, 2, 3)} == {4_000}
+
+
+def test_what_waits_to_be_sent_is_not_sent_while_the_window_is_full() -> None:
+    lab = Lab(own=3, window=1)
+    lab.ready((2, 1))
+    lab.decide(1)
+    assert not [name for name in lab.timers if name.startswith(("relay", "fairness"))]
+    lab.execute(1)
+    lab.hear(*lab.checkpoints(1, 0, 1))
+    assert lab.timers["relay/2"] == 50
+
+
 def test_the_fairness_timer_is_not_restarted_by_what_others_get() -> None:
     """F22: a primary that orders everybody but one is left all the same."""
     lab = Lab(own=3)
     lab.ready((0, 1), (2, 1))
+    lab.relay(2)
     lab.log.clear()
     for height in (1, 2, 3):
         lab.decide(height)
@@ -155,6 +201,7 @@ def test_the_fairness_timer_restarts_for_the_next_number_when_its_number_is_orde
 def test_the_fairness_timer_pauses_while_the_window_is_full_and_goes_on_with_what_is_left() -> None:
     lab = Lab(own=3, window=1)
     lab.ready((2, 1))
+    lab.relay(2)
     lab.now_ms += 1_000
     lab.decide(1)
     assert "fairness/2" not in lab.timers
@@ -179,8 +226,10 @@ def test_a_number_that_was_a_no_op_is_still_owed() -> None:
     """Protocol 4.2: a certificate counts only if its number is the next one."""
     lab = Lab(own=3)
     lab.ready((2, 1), (2, 2))
+    lab.relay(2)
     lab.decide(1, proposal=lab.proposal((2, 2)))
     assert "fairness/2" in lab.timers
+    assert CancelTimer("fairness/2") not in lab.log
 
 
 def test_the_primary_orders_again_what_a_view_change_filled_with_null() -> None:

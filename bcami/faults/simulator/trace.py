@@ -46,8 +46,8 @@ def describe(message: PeerMessage) -> str:
         case BatchCertificate():
             return f"certificate {message.collector}/{message.number} {message.batch_digest[:2].hex()}"
         case Status():
-            changing = "?" if message.in_view_change else ""
-            return f"status v{message.view}{changing} {message.executed}/{message.certified}"
+            mark = "?" if message.in_view_change else "~" if message.suspects else ""
+            return f"status v{message.view}{mark} {message.executed}/{message.certified}"
         case FetchBatch():
             return f"fetch {message.collector}/{message.number}"
         case FetchBlocks():
@@ -123,6 +123,8 @@ def _observation(observation: events.Observation) -> list[str]:
             return [f"leave->v{observation.view} ({observation.cause})"]
         case events.ViewEntered():
             return [f"enter v{observation.view} primary {observation.primary}"]
+        case events.PrimarySuspected():
+            return [f"suspect r{observation.primary} ({observation.wait_ms} > {observation.demand_ms} ms)"]
         case events.EquivocationSeen():
             return [f"EVIDENCE r{observation.replica} {observation.what}"]
         case events.Halted():

@@ -351,6 +351,10 @@ class NodeCore:
                     self._out.add(out.Broadcast(message))
                 case pbft_out.SendTo(replica, message):
                     self._out.add(out.Send(replica, message))
+                case pbft_out.Relay(replica, waiting):
+                    self._out.add(out.Send(replica, waiting))
+                case pbft_out.TellStatus():
+                    self._send_status(None)
                 case pbft_out.SetTimer(name, delay_ms):
                     self._out.add(out.SetTimer("pbft/" + name, delay_ms))
                 case pbft_out.CancelTimer(name):
@@ -472,6 +476,7 @@ class NodeCore:
             self.chain.durable,
             self.ledger.certified_height,
             self.executor.lanes,
+            self.pbft.is_suspicious,
         )
         self._out.add(out.Broadcast(status) if peer is None else out.Send(peer, status))
 

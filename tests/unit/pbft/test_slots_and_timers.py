@@ -66,10 +66,9 @@ def test_a_timer_is_set_once_and_cancelled_once() -> None:
 
 def test_a_pause_keeps_the_time_that_is_left_even_when_the_clock_falls() -> None:
     out = Outbox()
-    fairness = Fairness(Timers(out), 1_000)
-    fairness.watch({2: 1}, False, 50_000)
-    fairness.watch({2: 1}, True, 10)
-    fairness.watch({2: 1}, False, 20)
+    fairness = Fairness(Timers(out), 1_000, 50)
+    for paused, now_ms in ((False, 50_000), (True, 10), (False, 20)):
+        assert fairness.watch({2: 1}, lambda _: True, paused, now_ms) == []
     assert out.take() == [SetTimer("fairness/2", 1_000), CancelTimer("fairness/2"), SetTimer("fairness/2", 1_000)]
 
 
