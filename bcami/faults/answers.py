@@ -114,11 +114,25 @@ class FalseStatus(Behaviour[Options]):
                 message,
                 view=self.random.choice((0, message.view, message.view + 1, 2**62)),
                 in_view_change=self.random.random() < 0.5,
+                suspects=self.random.random() < 0.5,
                 executed=height,
                 certified=height,
                 lanes=tuple(self.random.choice((0, item, 2**62)) for item in message.lanes),
             ),
         )
+
+
+class FalseSuspicion(Behaviour[Options]):
+    """Tells everybody all the time that the primary is too slow, whoever it is."""
+
+    name = "false_suspicion"
+    family = "answers"
+    claim = "a primary is left only by nodes that find it slow themselves, so a correct one stays"
+
+    def sent(self, node: "FaultyNode", to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
+        if not isinstance(message, Status) or message.suspects:
+            return (message,)
+        return (msgspec.structs.replace(message, in_view_change=False, suspects=True),)
 
 
 class SharesOptions(Options, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from bcami.errors import InputError
-from bcami.faults.answers import BadStateTransfer, FalseStatus, Flood, LyingShares
+from bcami.faults.answers import BadStateTransfer, FalseStatus, FalseSuspicion, Flood, LyingShares
 from bcami.faults.batches import (
     BogusEndorsements,
     CensorCollector,
@@ -24,9 +24,11 @@ from bcami.faults.primary import (
     EquivocatingPrimary,
     FalseTime,
     ForgedCertificate,
+    LateCollector,
     SequenceGap,
     SlowPrimary,
     SwappedProposal,
+    ThrottlingPrimary,
 )
 from bcami.faults.silence import Mute, PartialSilence, Withhold
 from bcami.faults.views import ForgedNewView, ForgedPrepared, ForgedStable, ViewSpam
@@ -41,6 +43,8 @@ BEHAVIOURS: Final[Mapping[str, type[AnyBehaviour]]] = {
         EquivocatingPrimary,
         SwappedProposal,
         SlowPrimary,
+        ThrottlingPrimary,
+        LateCollector,
         SequenceGap,
         FalseTime,
         ForgedCertificate,
@@ -60,6 +64,7 @@ BEHAVIOURS: Final[Mapping[str, type[AnyBehaviour]]] = {
         BogusEndorsements,
         BadStateTransfer,
         FalseStatus,
+        FalseSuspicion,
         LyingShares,
         Flood,
         Cut,

@@ -89,6 +89,64 @@ class SlowPrimary(Behaviour[SlowOptions]):
         return () if node.hold_back(to, message, now_ms + late_ms) else (message,)
 
 
+class ThrottleOptions(Options, frozen=True, kw_only=True):
+    every_ms: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 300
+    """Shortest time between two proposals that leave."""
+
+
+class ThrottlingPrimary(Behaviour[ThrottleOptions]):
+    """Lets out a proposal only every so often, however much waits; the view timer sees progress all the time."""
+
+    name = "throttling_primary"
+    family = "primary"
+    claim = "it is replaced, or every lane moves on within what the monitor allows"
+    options_type = ThrottleOptions
+
+    def __init__(self, options: ThrottleOptions, randomness: Random) -> None:
+        super().__init__(options, randomness)
+        self._place: tuple[int, int] | None = None
+        self._free_ms = 0
+        """When the newest proposal leaves."""
+
+    def sent(self, node: "FaultyNode", to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
+        if not isinstance(message, PrePrepare) or message.replica != node.replica:
+            return (message,)
+        if self._place != (message.view, message.height):
+            self._place = (message.view, message.height)
+            self._free_ms = max(now_ms, self._free_ms + self.options.every_ms)
+        if self._free_ms <= now_ms:
+            return (message,)
+        return () if node.hold_back(to, message, self._free_ms) else (message,)
+
+
+class LateCollectorOptions(Options, frozen=True, kw_only=True):
+    collector: Annotated[int, msgspec.Meta(ge=0, le=63)]
+    """The node whose certificates are ordered late."""
+    share: Annotated[float, msgspec.Meta(gt=0, le=2)] = 0.8
+    """Of the fairness time, for which the primary does as if it had not got them."""
+
+
+class LateCollector(Behaviour[LateCollectorOptions]):
+    """Orders one collector's certificates late, and everybody else's at once."""
+
+    name = "late_collector"
+    family = "censor"
+    claim = "it is replaced, by the fairness timer of that collector or by the monitor"
+    options_type = LateCollectorOptions
+
+    def __init__(self, options: LateCollectorOptions, randomness: Random) -> None:
+        super().__init__(options, randomness)
+        self._number = 0
+        self._first_ms = 0
+
+    def incoming(self, node: "FaultyNode", peer: int, message: PeerMessage, now_ms: int) -> bool:
+        if not isinstance(message, BatchCertificate) or message.collector != self.options.collector:
+            return True
+        if message.number > self._number:
+            self._number, self._first_ms = message.number, now_ms
+        return now_ms - self._first_ms >= self.options.share * node.roster.genesis.parameters.fairness_ms
+
+
 class SequenceGap(Behaviour[Options]):
     """Proposes at heights far above the next one, up to and beyond the window, and leaves the gap open."""
 

@@ -1,9 +1,10 @@
 """[CL99 4.5.2] timers and joining; protocol 4.4 (fairness) and 6.2 (capped timers)."""
 
 from bcami.model.consensus import NewView, PrePrepare, ViewChange
-from bcami.pbft import CancelTimer, Relay, SetTimer, Synced, TimerFired
+from bcami.model.wire import Status
+from bcami.pbft import CancelTimer, PeerStatus, Relay, SetTimer, Synced, TellStatus, TimerFired
 from tests.paper.keys import batch
-from tests.paper.lab import Lab, header, of, refusals, said
+from tests.paper.lab import NOW_MS, Lab, header, of, refusals, said
 
 
 def test_the_timer_starts_when_something_waits_and_stops_when_nothing_does() -> None:
@@ -272,3 +273,67 @@ def test_a_replica_that_is_late_itself_does_not_blame_the_primary() -> None:
     assert set(lab.timers) == {"catch_up"}
     lab.step(Synced(2, header(2), lab.certificate(2), (0, 0, 0, 0)))
     assert {"view", "fairness/0"} <= set(lab.timers)
+
+
+# The monitor (fault F21).
+
+
+def suspicion(replica: int, view: int = 0, changing: bool = False) -> PeerStatus:
+    return PeerStatus(Status(1, replica, view, changing, 0, 0, (0,) * 4, suspects=True))
+
+
+def suspicious(own: int = 3) -> Lab:
+    """Return a replica whose certificate the primary keeps for long, while others of its lane move on."""
+    lab = Lab(own=own)
+    lab.ready((own, 1))
+    while not lab.replica.is_suspicious:
+        lab.now_ms += 62
+        lab.fire("monitor")
+        assert lab.now_ms - NOW_MS < 3_000
+    return lab
+
+
+def test_one_replica_that_finds_the_primary_slow_says_so_and_stays() -> None:
+    lab = suspicious()
+    assert len(of(lab.log, TellStatus)) == 1
+    assert lab.replica.status().suspects
+    assert said(lab.log, ViewChange) == []
+
+
+def test_weak_replicas_that_find_it_slow_leave() -> None:
+    lab = suspicious()
+    (change,) = said(lab.step(suspicion(2)), ViewChange)
+    assert change.view == 1
+    assert not lab.replica.status().suspects
+
+
+def test_others_move_nobody_who_does_not_find_it_slow() -> None:
+    lab = Lab(own=3)
+    lab.ready((3, 1))
+    for replica in (0, 1, 2):
+        lab.step(suspicion(replica))
+    assert said(lab.log, ViewChange) == []
+
+
+def test_a_suspicion_of_another_view_or_of_one_who_left_does_not_count() -> None:
+    lab = suspicious()
+    assert said(lab.step(suspicion(2, view=1)) + lab.step(suspicion(1, changing=True)), ViewChange) == []
+    lab.step(suspicion(2))
+    assert lab.replica.in_view_change
+
+
+def test_a_suspicion_that_was_taken_back_does_not_count() -> None:
+    lab = Lab(own=3)
+    lab.step(suspicion(2))
+    lab.step(PeerStatus(Status(1, 2, 0, False, 0, 0, (0,) * 4)))
+    lab.ready((3, 1))
+    for _ in range(60):
+        lab.now_ms += 62
+        lab.fire("monitor")
+    assert said(lab.log, ViewChange) == []
+
+
+def test_a_primary_does_not_suspect_itself() -> None:
+    lab = Lab(own=0)
+    lab.ready((0, 1), (2, 1))
+    assert "monitor" not in lab.timers

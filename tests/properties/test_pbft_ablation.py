@@ -47,7 +47,7 @@ def without_the_status_answer(patch: Patch) -> None:
 def without_timers_that_leave_a_view(patch: Patch) -> None:
     keep = timers.Timers.keep
     patch.setattr(timers.Timers, "keep", lambda self, name, wanted, ms: keep(self, name, wanted and name != "view", ms))
-    patch.setattr(timers.Fairness, "watch", lambda *_: None)
+    patch.setattr(timers.Fairness, "watch", lambda *_: [])
 
 
 def with_the_first_checkpoint_of_a_liar_counting(patch: Patch) -> None:

@@ -12,8 +12,9 @@ from bcami.faults.behaviour import AnyBehaviour
 from bcami.faults.node import FaultyNode
 from bcami.faults.simulator.cluster import SimulatedCluster
 from bcami.faults.simulator.disk import DiskPlan
+from bcami.faults.simulator.events import stream
 from bcami.faults.simulator.load import LoadPlan
-from bcami.faults.simulator.network import NetworkPlan
+from bcami.faults.simulator.network import Network, NetworkPlan
 from bcami.faults.simulator.node import Machine
 from bcami.faults.simulator.parties import Meter
 from bcami.faults.simulator.plan import Plan
@@ -23,6 +24,7 @@ from bcami.model.api import COMMITTED, CertifiedHeader, SubmitResult
 from bcami.model.events import Observation, PrimarySuspected, ViewChangeStarted
 from bcami.model.genesis import Parameters
 from bcami.model.transaction import transaction_id
+from bcami.model.wire import PeerMessage
 
 FOR_EVER_MS = 10**12
 Makers = Mapping[int, Callable[[], AnyBehaviour]]
@@ -62,6 +64,18 @@ def quiet_plan(
     )
 
 
+class Lines(Network):
+    """A network in which each direction of each link may take longer than the others."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan.nodes, plan.network, stream(plan.seed, "network"))
+        self.longer_ms: dict[tuple[int, int], int] = {}
+
+    def passages(self, sender: int, to: int, message: PeerMessage, now_ms: int) -> list[tuple[int, PeerMessage]]:
+        longer_ms = self.longer_ms.get((sender, to), 0)
+        return [(delay_ms + longer_ms, item) for delay_ms, item in super().passages(sender, to, message, now_ms)]
+
+
 class Pace(SimulatedCluster):
     """One run, and what it committed."""
 
@@ -75,6 +89,8 @@ class Pace(SimulatedCluster):
         self._waiting: dict[bytes, tuple[Meter, int]] = {}
         self._resting = False
         super().__init__(plan, Trace(write))
+        self.lines = Lines(plan)
+        self.network = self.lines
 
     # The cluster.
 
@@ -124,6 +140,13 @@ class Pace(SimulatedCluster):
         """Let nobody send while receipts come in, or go on."""
         self._resting = resting
 
+    def pause(self, node: int, wait_ms: int) -> None:
+        """Let a process stand still for so long."""
+        life = self.machines[node].life
+        if life is not None and not life.is_paused:
+            life.pause()
+            self.events.after(wait_ms, life.resume)
+
     def _send(self, meter: Meter, node: int) -> None:
         tx = meter.report(self.events.wall_ms)
         roster = self._identities.roster
@@ -143,11 +166,18 @@ class Pace(SimulatedCluster):
         return sum(start_ms <= at_ms < end_ms for at_ms in self.committed_ms)
 
 
-def run_pace(plan: Plan, run_ms: int, makers: Makers | None = None, meters: int = 12) -> Pace:
-    """Run a cluster under a closed loop of clients from its start, and audit it at the end."""
+def run_pace(
+    plan: Plan,
+    run_ms: int,
+    makers: Makers | None = None,
+    meters: int = 12,
+    prepare: Callable[[Pace], None] = lambda pace: None,
+) -> Pace:
+    """Run a cluster under a closed loop of clients at its honest nodes, and audit it at the end."""
     with in_force(real=False):
         pace = Pace(plan, makers)
         pace.begin()
+        prepare(pace)
         pace.load(meters, [i for i in range(plan.nodes) if i not in plan.byzantine])
         pace.events.run_until(run_ms)
         pace.audit()

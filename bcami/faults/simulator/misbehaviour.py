@@ -30,8 +30,10 @@ def _options(name: str, draw: Random, nodes: int, signer: bytes) -> dict[str, An
     match name:
         case "censor_signer":
             return {"signer": signer.hex()}
-        case "censor_collector":
+        case "censor_collector" | "late_collector":
             return {"collector": draw.randrange(nodes)}
+        case "throttling_primary":
+            return {"every_ms": draw.choice((50, 150, 500))}
         case "partial_silence":
             return {"peers": tuple(draw.sample(range(nodes), draw.randint(1, nodes - 1)))}
         case "withhold":

@@ -229,11 +229,17 @@ def waiting_times_without_a_cap(patch: Patch) -> None:
 def no_view_timer(patch: Patch) -> None:
     keep = timers.Timers.keep
     patch.setattr(timers.Timers, "keep", lambda self, name, wanted, ms: keep(self, name, wanted and name != "view", ms))
-    patch.setattr(timers.Fairness, "watch", lambda *_: None)
+    patch.setattr(timers.Fairness, "watch", lambda *_: [])
 
 
 def no_fairness_timer(patch: Patch) -> None:
-    patch.setattr(timers.Fairness, "watch", lambda *_: None)
+    restart = timers.Timers.restart
+
+    def but_fairness(self: timers.Timers, name: str, delay_ms: int) -> None:
+        if not name.startswith(timers.FAIRNESS):
+            restart(self, name, delay_ms)
+
+    patch.setattr(timers.Timers, "restart", but_fairness)
 
 
 # Healing.

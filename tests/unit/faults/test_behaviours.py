@@ -10,6 +10,7 @@ from tests.unit.faults.attack import Attack
 OPTIONS: dict[str, dict[str, Any]] = {
     "censor_signer": {"signer": "00" * 32},
     "censor_collector": {"collector": 2},
+    "late_collector": {"collector": 2},
 }
 ELSEWHERE = {"lying_shares", "bad_state_transfer", "forged_new_view", "censor_signer"}
 """Behaviours that need an occasion of their own, in a test of their own below."""

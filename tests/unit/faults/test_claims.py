@@ -232,7 +232,7 @@ def test_two_of_seven_lie_at_once(monkeypatch: pytest.MonkeyPatch, seed: int) ->
     byzantine = [
         name
         for name, kind in BEHAVIOURS.items()
-        if kind.is_byzantine and name not in ("censor_signer", "censor_collector")
+        if kind.is_byzantine and name not in ("censor_signer", "censor_collector", "late_collector")
     ]
     for liar in drawn.sample(range(7), 2):
         for name in drawn.sample(byzantine, 2):
