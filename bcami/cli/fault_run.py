@@ -334,7 +334,7 @@ async def _level(stage: Stage) -> None:
             stage.history.dead[name] = look.halted
     for item in stage.watch.evidence.values():
         stage.history.evidence.setdefault(item.against, []).append(item.what)
-    stage.history.views = list(stage.watch.views)
+    stage.history.views, stage.history.views_s = list(stage.watch.views), list(stage.watch.views_s)
     stage.history.in_step_s = dict(stage.watch.in_step_s)
 
 

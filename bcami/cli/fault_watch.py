@@ -174,6 +174,7 @@ class NodeWatch:
         self.evidence: dict[str, Accusation] = {}
         """What nodes keep, by its encoded form; only what holds against genesis."""
         self.views: list[int] = []
+        self.views_s: list[float] = []
         self._awaited: dict[str, float | None] = {}
         self.answered_s: dict[str, float] = {}
         """By node that was restarted or paused: when it answered again."""
@@ -228,6 +229,7 @@ class NodeWatch:
         strong = (n + (n - 1) // 3) // 2 + 1
         if len(views) >= strong and (not self.views or views[strong - 1] > self.views[-1]):
             self.views.append(views[strong - 1])
+            self.views_s.append(self._clock.now_s)
 
     def _follow_step(self, look: Look) -> None:
         if look.name not in self._awaited or look.height is None:

@@ -100,6 +100,8 @@ class Expectations(Record):
     """Throughput from the first fault to the end of the last, in per cent of before."""
     after_percent_min: _Percent | None = None
     """Throughput from a second after the last fault to the end of the load, in per cent of before."""
+    view_changed_s_max: _Seconds | None = None
+    """From the first fault until a strong quorum is in a higher view."""
     view_changes_min: Annotated[int, Field(ge=0)] | None = None
     view_changes_max: Annotated[int, Field(ge=0)] | None = None
     evidence: Annotated[tuple[str, ...], Field(strict=False)] = ()

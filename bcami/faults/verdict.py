@@ -83,6 +83,8 @@ class History(msgspec.Struct):
     """Of it, how much the chain holds, by the accused."""
     views: list[int] = msgspec.field(default_factory=list)
     """Every view that a quorum of nodes was seen in, in order."""
+    views_s: list[float] = msgspec.field(default_factory=list)
+    """When each of them was first seen."""
     in_step_s: dict[str, float | None] = msgspec.field(default_factory=dict)
     """By restarted node: from its first answer until it was level with the others; None if it never was."""
     dead: dict[str, str] = msgspec.field(default_factory=dict)
@@ -115,6 +117,8 @@ class Figures(msgspec.Struct, frozen=True):
     resume_s: float | None
     """From the end of the last fault to the next commit; None when there was none."""
     view_changes: int
+    view_changed_s: float | None = None
+    """From the first fault until a quorum was seen in a higher view; None when it never was."""
 
     @property
     def during_percent(self) -> float:
@@ -137,6 +141,7 @@ def figures(scenario: Scenario, history: History) -> Figures:
         pause_at_s=round(pause_at_s, 3),
         resume_s=next_commit(history.samples, last),
         view_changes=max(0, len(history.views) - 1),
+        view_changed_s=next((round(at_s - first, 3) for at_s in history.views_s[1:] if at_s >= first), None),
     )
 
 
@@ -262,6 +267,7 @@ def _standing(scenario: Scenario, history: History) -> list[Finding]:
 
     at_most("longest time without commits", expect.pause_s_max, seen.pause_s, " s")
     at_most("commits resume after the last fault", expect.resume_s_max, seen.resume_s, " s")
+    at_most("the view is changed after the first fault", expect.view_changed_s_max, seen.view_changed_s, " s")
     if expect.in_step_s_max is not None:
         for name, seconds in history.in_step_s.items():
             at_most(f"{name} is in step after its first answer", expect.in_step_s_max, seconds, " s")

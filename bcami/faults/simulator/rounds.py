@@ -43,7 +43,7 @@ from bcami.pbft import inputs
 from bcami.pbft.lanes import lanes_after
 from bcami.pbft.records import NEW_VIEW, RECORD_BYTES_MAX, Restored
 from bcami.pbft.replica import Replica
-from bcami.pbft.timers import CATCH_UP, CERTIFY, VIEW, VIEW_CHANGE
+from bcami.pbft.timers import CATCH_UP, CERTIFY, RELAY, VIEW, VIEW_CHANGE
 
 STEPS_MAX: Final = 50_000
 """Messages of one round; a round that goes on for ever is a bug of its own."""
@@ -194,6 +194,9 @@ class Rounds:
         if CATCH_UP in item.timers:
             item.timers.discard(CATCH_UP)
             self._step(item, inputs.TimerFired(CATCH_UP))
+        for name in sorted(name for name in item.timers if name.startswith(RELAY)):  # all have every certificate
+            item.timers.discard(name)
+            self._step(item, inputs.TimerFired(name))
         for name in (VIEW, VIEW_CHANGE, CERTIFY):
             if name in item.timers:
                 item.timers.discard(name)

@@ -53,6 +53,7 @@ def history(**changes: Any) -> History:
         sent=2_000,
         committed=2_000,
         views=[0, 1],
+        views_s=[0.2, 7.5],
         ledgers=Ledgers(9, dict.fromkeys(NAMES, "aa"), {}, 0, 0, 0),
     )
     return msgspec.structs.replace(good, **changes)
@@ -75,6 +76,8 @@ def test_figures_come_from_the_samples() -> None:
     assert seen.pause_s == pytest.approx(1.0, abs=0.1)
     assert seen.pause_at_s == pytest.approx(5.0, abs=0.1)
     assert seen.view_changes == 1
+    assert seen.view_changed_s == pytest.approx(2.5)
+    assert figures(scenario(), history(views=[0], views_s=[0.2])).view_changed_s is None
 
 
 def test_a_pause_that_never_ends_counts_to_the_end_of_the_load() -> None:
@@ -91,6 +94,7 @@ def test_a_pause_that_never_ends_counts_to_the_end_of_the_load() -> None:
     ("expect", "expectation"),
     [
         ({"pause_s_max": 0.5}, "longest time without commits"),
+        ({"view_changed_s_max": 2}, "the view is changed after the first fault"),
         ({"view_changes_max": 0}, "view changes"),
         ({"view_changes_min": 2}, "view changes"),
         ({"evidence": ["faulty"]}, "evidence against node1"),
