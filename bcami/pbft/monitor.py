@@ -13,15 +13,15 @@ one and a half times the best pace of the last f + 1 other primaries, one of whi
 a round trip to it, the rest of the round that is running, and a round.
 
 *Budget.* Time beyond the demand fills a bucket, time within it empties the bucket at a tenth of that speed. When the
-bucket is full, at twice the view timer, this replica suspects the primary, and says so in its status. It leaves the
-view when weak replicas, itself among them, suspect the same primary. So a correct replica that does not suspect has
-seen, in any t ms of one view, a lane wait too long for at most 2 · view timer + t / 10 ms.
+bucket is full, at one and a half view timers, this replica suspects the primary, and says so in its status. It leaves
+the view when weak replicas, itself among them, suspect the same primary. So a correct replica that does not suspect has
+seen, in any t ms of one view, a lane wait too long for at most 1.5 view timers + t / 10 ms.
 
 *No churn.* Faulty replicas alone move nobody, and neither does one correct replica with a bad line. When everything
-gets slower, each of f + 1 primaries is left once; then what the best of them kept up is the measure. When nobody shares
-a suspicion for long, the replica takes it that the fault is its own, and demands no more than it gets. Time does not
-count while nothing waits, while the primary is excused (window full, this replica late), nor while this process stands
-still.
+gets slower for good, each of f + 1 to n primaries is left once; then what the best of them kept up is the measure.
+When nobody shares a suspicion for long, the replica takes it that the fault is its own, and demands no more than it
+gets. Time does not count while nothing waits, while the primary is excused (window full, this replica late), nor while
+this process stands still.
 
 Sources: Aardvark (NSDI 2009, "Primary view changes"): demand a share of the best throughput of the last n primaries;
 deviates from it: demands do not rise by themselves until a correct primary fails them. Prime (TDSC 2011,
@@ -41,10 +41,11 @@ ROUNDS_ALLOWED: Final = 4
 BEST_ALLOWED_PERCENT: Final = 150
 EMPTYING_DIVISOR: Final = 10
 """The bucket empties at a tenth of the speed at which it fills: a tenth of the time may be lost for good."""
-BUDGET_VIEW_TIMERS: Final = 2
+BUDGET_PERCENT: Final = 150
+"""Of the view timer: what may be lost at once."""
 UNSHARED_BUDGETS: Final = 4
 """A suspicion that nobody shares for so many budgets is given up."""
-PACE_VIEW_TIMERS: Final = 16
+PACE_VIEW_TIMERS: Final = 6
 """The pace of a primary is that of about so much time in which something waited."""
 PACE_MIN_VIEW_TIMERS: Final = 1
 """A view in which something waited for less time says nothing."""
@@ -125,7 +126,7 @@ class Monitor:
         self.tick_ms = max(1, view_timer_ms // 8)
         self._floor_ms = max(1, view_timer_ms // 8)
         self._ceiling_ms = max(1, view_timer_ms // 2)
-        self._budget = EMPTYING_DIVISOR * BUDGET_VIEW_TIMERS * max(1, view_timer_ms)
+        self._budget = EMPTYING_DIVISOR * max(1, BUDGET_PERCENT * view_timer_ms // 100)
         self._weak = weak
         self._history: OrderedDict[int, int] = OrderedDict()
         """Pace of each primary in its newest reign; the newest reign last."""

@@ -173,12 +173,12 @@ def run_pace(
     meters: int = 12,
     prepare: Callable[[Pace], None] = lambda pace: None,
 ) -> Pace:
-    """Run a cluster under a closed loop of clients at its honest nodes, and audit it at the end."""
+    """Run a cluster under a closed loop of clients at all of its nodes, and audit it at the end."""
     with in_force(real=False):
         pace = Pace(plan, makers)
         pace.begin()
         prepare(pace)
-        pace.load(meters, [i for i in range(plan.nodes) if i not in plan.byzantine])
+        pace.load(meters)
         pace.events.run_until(run_ms)
         pace.audit()
     return pace
