@@ -1,10 +1,18 @@
 """[CL99 4.5.2] timers and joining; protocol 4.4 (fairness) and 6.2 (capped timers)."""
 
+import pytest
+
+from bcami.endorsement.endorser import LANE_AHEAD_MAX
 from bcami.model.consensus import NewView, PrePrepare, ViewChange
+from bcami.model.genesis import Parameters
 from bcami.model.wire import Status
 from bcami.pbft import CancelTimer, PeerStatus, Relay, SetTimer, Synced, TellStatus, TimerFired
+from tests.paper.driver import Cluster
 from tests.paper.keys import batch
 from tests.paper.lab import NOW_MS, Lab, header, of, refusals, said
+
+REPORT_BYTES_MIN = 190
+"""No usage transaction on the wire is shorter."""
 
 
 def test_the_timer_starts_when_something_waits_and_stops_when_nothing_does() -> None:
@@ -337,3 +345,17 @@ def test_a_primary_does_not_suspect_itself() -> None:
     lab = Lab(own=0)
     lab.ready((0, 1), (2, 1))
     assert "monitor" not in lab.timers
+
+
+@pytest.mark.parametrize("n", [4, 10])
+def test_the_quotas_of_all_collectors_are_ordered_in_half_the_fairness_time(n: int) -> None:
+    """Protocol 4.4, last sentence: all that endorsers keep of all lanes, at once; nobody has a reason to leave."""
+    fairness_ms = Parameters().fairness_ms
+    per_lane = Parameters().lane_quota_bytes // REPORT_BYTES_MIN // LANE_AHEAD_MAX
+    cluster = Cluster(n, fairness_ms=fairness_ms, view_timer_ms=1_000, execution_ms=20).start()
+    full = [
+        batch(collector, number, count=per_lane) for collector in range(n) for number in range(1, LANE_AHEAD_MAX + 1)
+    ]
+    cluster.gossip(*full)
+    cluster.run_until(cluster.all_executed, fairness_ms // 2)
+    assert {node.replica.view for node in cluster.live() if node.replica is not None} == {0}
