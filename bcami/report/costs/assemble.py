@@ -146,8 +146,8 @@ def _summary(parts: Parts) -> tuple[str, ...]:
         A meter spends {meter.whole.median / 1000:.3f} ms of CPU time on one report on this machine,
         {meter.signature.median / 1000:.3f} ms of it on the signature; BC-AMI prints 8.02 to 20.59 ms, on other hardware.
 
-        BC-AMI's 1346 bits add up, but are a list of what a meter stores; what a report sends is in a table of its own.
-        Its five London sums are those of files that a spreadsheet had cut.
+        BC-AMI's 1346 bits add up, but are a list of what a meter stores; what a report sends is in a table of its
+        own. The paper's five London sums are those of files that a spreadsheet had cut.
 
         Of the KMS paper's tables, 8, 9 and 11 follow from its formulas, and 13 does with bits where the text says
         bytes; an end of 7, the upper end of multicast in 10 and nearly all of 12 do not.
