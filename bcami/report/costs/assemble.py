@@ -144,7 +144,8 @@ def _summary(parts: Parts) -> tuple[str, ...]:
     sentences = paragraphs(
         f"""
         A meter spends {meter.whole.median / 1000:.3f} ms of CPU time on one report on this machine,
-        {meter.signature.median / 1000:.3f} ms of it on the signature; BC-AMI prints 8.02 to 20.59 ms, on other hardware.
+        {meter.signature.median / 1000:.3f} ms of it on the signature; BC-AMI prints 8.02 to 20.59 ms, on other
+        hardware.
 
         BC-AMI's 1346 bits add up, but are a list of what a meter stores; what a report sends is in a table of its
         own. The paper's five London sums are those of files that a spreadsheet had cut.
