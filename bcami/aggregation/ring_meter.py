@@ -42,7 +42,6 @@ ATTEMPTS: Final = 3
 ROTATE_AFTER_MAX: Final = 8
 """The LC hands over after 1 to 8 completed rings, at random."""
 
-CONNECT: Final = "connect"
 SEARCH: Final = "search"
 COLLECT: Final = "collect"
 RING_BACK: Final = "ring_back"
@@ -102,7 +101,6 @@ class RingMeter:
         """Set while this meter is the LC."""
         self._readings = readings
         self._dice = Dice(entropy + hid)
-        self._request: EnablingRequest | None = None
         self._group: tuple[bytes, ...] = ()
         self._reading_max = 0
         self._modulus = 1
@@ -118,8 +116,7 @@ class RingMeter:
     def connect(self, signer: Signer, session: int, chain: bytes, epoch: int) -> list[RingEffect]:
         """Ask the supplier for a licence."""
         signature = signer.sign(enabling_digest(chain, epoch, self.hid, session))
-        self._request = EnablingRequest(session, signature)
-        return [RingSend(SUPPLIER, self._request), RingTimer(CONNECT)]
+        return [RingSend(SUPPLIER, EnablingRequest(session, signature))]
 
     def receive(self, sender: bytes, message: RingMessage) -> list[RingEffect]:
         """Take a message of an authenticated sender."""
@@ -164,8 +161,6 @@ class RingMeter:
 
     def timed_out(self, name: str) -> list[RingEffect]:
         lc = self.concentrator
-        if name == CONNECT and not self._group and self._request is not None:
-            return [RingSend(SUPPLIER, self._request), RingTimer(CONNECT)]
         if name == SEARCH and self._successor is None and lc is None:
             self._attempts += 1
             return self._search() if self._attempts < ATTEMPTS else self._become(self._generation + 1)
@@ -233,10 +228,10 @@ class RingMeter:
         lc = self.concentrator
         if lc is None or message.generation != lc.generation:
             return [_no(Reason.STALE)]
-        if lc.tokens.get(sender) != message.token:
-            return [_no(Reason.WRONG_TOKEN)]
         if not lc.is_collecting:
             return [] if lc.keys.get(sender) == ring_value(message.key) else [_no(Reason.STALE)]
+        if lc.tokens.get(sender) != message.token:
+            return [_no(Reason.WRONG_TOKEN)]
         if sender in lc.keys and lc.keys[sender] != ring_value(message.key):
             return [_no(Reason.MEMBER_TWICE)]
         if ring_value(message.key) >= self._modulus:

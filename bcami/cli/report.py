@@ -186,6 +186,34 @@ def _london(data: str) -> "Step":
     return step
 
 
+@app.command()
+def security(
+    out: Out = None,
+    quick: Quick = False,
+    seed: Seed = 0,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Carry out attacks on every security property that BC-AMI's Table 4 ticks, and on more; transcripts and verdicts.
+
+    Exits with 1 when a property that must hold falls, with 3 when an attack proves nothing.
+
+    Example: bcami report security --out security
+    """
+    from bcami.errors import ExpectationError, InconclusiveError
+    from bcami.report.security.assemble import security_report
+
+    command = f"bcami report security{' --quick' if quick else ''} --seed {seed}"
+    with SCREEN.progress("report security") as progress:
+        found = security_report(seed, _setting(command, seed, quick=quick), _steps(progress))
+        place = _write(found.report, _folder(home_paths(home), out, "report-security"), progress)
+    _say(found.report, place)
+    if found.fallen:
+        raise ExpectationError(f"these attacks succeeded: {', '.join(found.fallen)}", where=str(place))
+    if found.void:
+        raise InconclusiveError(f"these attacks prove nothing: {', '.join(found.void)}", where=str(place))
+
+
 def _setting(command: str, seed: int, *, quick: bool) -> "Setting":
     import datetime as dt
 

@@ -9,6 +9,7 @@
     papers/    the figures that papers print, with their places, and nothing else
     costs/     `bcami report costs`, a module for each part
     capacity/  `bcami report capacity`
+    security/  `bcami report security`: attacks, their transcripts and verdicts
 
 A number is *printed* (in a paper), *recomputed* (from that paper's own formula) or *measured* (here, now, on the
 objects that the system runs on). Each has a column of its own, and only measured columns differ between two runs.

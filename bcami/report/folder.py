@@ -182,6 +182,7 @@ def page(report: Report, drawings: dict[str, bytes]) -> str:
         is_table=lambda item: isinstance(item, Table),
         view=_table_view,
         number=lambda item: numbers[item.key],
+        has_measured=any(column.kind == "measured" for table in report.tables for column in table.columns),
         drawing=lambda chart: Markup(base64.b64encode(drawings[chart.key]).decode()),  # noqa: S704  base64 only
     )
 
