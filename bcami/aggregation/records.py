@@ -31,7 +31,7 @@ from bcami.units import KIB, MIB
 
 DEGREE_MAX: Final = 512
 """Largest degree of a group of MEMBERS_MAX under any sensible policy."""
-_Member = Annotated[int, msgspec.Meta(ge=0, lt=MEMBERS_MAX)]
+_Member = Annotated[int, msgspec.Meta(ge=0, le=MEMBERS_MAX - 1)]
 Secret = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Sealed = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 

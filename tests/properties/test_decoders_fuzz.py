@@ -102,6 +102,8 @@ def generated(kind: inspect.Type, choice: random.Random) -> Any:
             return "".join(choice.choices(letters, k=choice.randint(1, 20)))
         case inspect.EnumType(cls=cls):
             return choice.choice(list(cls))
+        case inspect.LiteralType(values=values):
+            return choice.choice(values)
         case inspect.BoolType():
             return choice.random() < 0.5
         case inspect.NoneType():
