@@ -6,7 +6,7 @@ from bcami.kms.costs import lkh_batch, lkh_leave, star_leave
 from bcami.report.costs import kms, rekeying
 from bcami.report.costs.kms_running import measure_kms
 from bcami.report.costs.primitives import Symmetric
-from bcami.report.document import Measured, Range, Section, Table
+from bcami.report.document import Chart, Measured, Range, Section, Table
 from bcami.report.measuring import Effort
 from bcami.report.papers import kms as paper
 from bcami.report.papers import rekeying as formula
@@ -107,5 +107,8 @@ def test_what_was_measured_stands_beside_the_formulas() -> None:
         isinstance(entry, Table) and entry.key == "rekey_measured"
         for entry in rekeying.rekeying_section(rekeying.RekeyMeasured()).items
     )
+    chart = next(entry for entry in section.items if isinstance(entry, Chart))
+    points = {series.name: series.y for series in chart.series if series.kind == "measured"}
+    assert points == {"LKH 4, this system": (19.0,)}
     leave = table(section, "rekey_leave")
     assert leave.rows[3].cells[:5] == (1024, 1023, 19, 19, 11)
