@@ -42,6 +42,7 @@ ATTEMPTS: Final = 3
 ROTATE_AFTER_MAX: Final = 8
 """The LC hands over after 1 to 8 completed rings, at random."""
 
+CONNECT: Final = "connect"
 SEARCH: Final = "search"
 COLLECT: Final = "collect"
 RING_BACK: Final = "ring_back"
@@ -101,6 +102,7 @@ class RingMeter:
         """Set while this meter is the LC."""
         self._readings = readings
         self._dice = Dice(entropy + hid)
+        self._request: EnablingRequest | None = None
         self._group: tuple[bytes, ...] = ()
         self._reading_max = 0
         self._modulus = 1
@@ -116,7 +118,8 @@ class RingMeter:
     def connect(self, signer: Signer, session: int, chain: bytes, epoch: int) -> list[RingEffect]:
         """Ask the supplier for a licence."""
         signature = signer.sign(enabling_digest(chain, epoch, self.hid, session))
-        return [RingSend(SUPPLIER, EnablingRequest(session, signature))]
+        self._request = EnablingRequest(session, signature)
+        return [RingSend(SUPPLIER, self._request), RingTimer(CONNECT)]
 
     def receive(self, sender: bytes, message: RingMessage) -> list[RingEffect]:
         """Take a message of an authenticated sender."""
@@ -161,6 +164,8 @@ class RingMeter:
 
     def timed_out(self, name: str) -> list[RingEffect]:
         lc = self.concentrator
+        if name == CONNECT and not self._group and self._request is not None:
+            return [RingSend(SUPPLIER, self._request), RingTimer(CONNECT)]
         if name == SEARCH and self._successor is None and lc is None:
             self._attempts += 1
             return self._search() if self._attempts < ATTEMPTS else self._become(self._generation + 1)
@@ -228,10 +233,10 @@ class RingMeter:
         lc = self.concentrator
         if lc is None or message.generation != lc.generation:
             return [_no(Reason.STALE)]
-        if not lc.is_collecting:
-            return [] if lc.keys.get(sender) == ring_value(message.key) else [_no(Reason.STALE)]
         if lc.tokens.get(sender) != message.token:
             return [_no(Reason.WRONG_TOKEN)]
+        if not lc.is_collecting:
+            return [] if lc.keys.get(sender) == ring_value(message.key) else [_no(Reason.STALE)]
         if sender in lc.keys and lc.keys[sender] != ring_value(message.key):
             return [_no(Reason.MEMBER_TWICE)]
         if ring_value(message.key) >= self._modulus:

@@ -12,6 +12,7 @@ from bcami.aggregation.dice import Dice
 from bcami.aggregation.rehearsal import READING_MAX, Traffic
 from bcami.aggregation.ring_meter import (
     COLLECT,
+    CONNECT,
     RING_BACK,
     SEARCH,
     RingEffect,
@@ -27,7 +28,7 @@ from bcami.model.aggregation import RosterMember
 from bcami.model.reasons import Reason
 
 HOP_MS: Final = 5
-TIMERS_MS: Final = {SEARCH: 200, COLLECT: 1_000, RING_BACK: 60_000, ROUND: 70_000, RESTART: 90_000}
+TIMERS_MS: Final = {CONNECT: 300, SEARCH: 200, COLLECT: 1_000, RING_BACK: 60_000, ROUND: 70_000, RESTART: 90_000}
 """Longer than the whole ring takes; a driver over a real network has its own."""
 
 

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from bcami.aggregation.rehearsal import Traffic
 from bcami.aggregation.ring_meter import (
     COLLECT,
+    CONNECT,
     RING_BACK,
     SEARCH,
     RingEffect,
@@ -129,12 +130,14 @@ class RingParties:
         self.traffic = {address: Traffic() for address in secrets}
         self.cpu_s = 0.0
         hop_s = 0.05 * (len(meters) + 1)
+        # A complete ring closes at once: these are for what does not come, and long enough for a busy machine.
         self._timers_s = {
-            SEARCH: 0.5 + hop_s / 2,
-            COLLECT: 1.0 + hop_s,
-            RING_BACK: 2.0 + hop_s,
-            ROUND: 3.0 + hop_s,
-            RESTART: 6.0 + 3 * hop_s,
+            CONNECT: 3.0 + hop_s,
+            SEARCH: 1.0 + hop_s / 2,
+            COLLECT: 4.0 + 3 * hop_s,
+            RING_BACK: 4.0 + hop_s,
+            ROUND: 5.0 + hop_s,
+            RESTART: 15.0 + 10 * hop_s,
         }
 
     def application(self) -> Starlette:

@@ -36,7 +36,7 @@ def plot_costs(path: Path, costs: Sequence[GroupCost]) -> None:
         panel.set_yscale("log" if "messages" not in title else "linear")
         panel.set_title(title, loc="left", fontsize=11)
         panel.set_xlabel("members of the group")
-        panel.set_xticks([cost.members for cost in costs], [f"{cost.members:,}" for cost in costs])
+        panel.set_xticks([cost.members for cost in costs], [f"{cost.members:,}" for cost in costs], fontsize=8)
         panel.minorticks_off()
         panel.grid(visible=True, color="#e6e6e6", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
