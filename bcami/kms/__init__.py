@@ -13,6 +13,9 @@ Machines. `KeyServer` is the MDMS's end, `MeterKeys` a meter's. Both take values
     sends    ToMeter, ToGroup, ToMdms: let them leave after that, in order; they may be lost, doubled, reordered
     events   Accepted (an application message, once), Delivered (acknowledged), Refused (with a Reason, to be counted)
 
+A message for a group is for whom `KeyServer.groups.audience` names; that others hear it does no harm. All messages of
+one meter may go through one queue, lossy or not: what counts is repeated until it is acknowledged.
+
 What the driver owes: 32 fresh bytes wherever `entropy` is asked for; milliseconds of one clock; `tick` about once a
 second; writes before sends. After each start of the MDMS it calls `restore` and then, once the chain has the
 transaction, `open_epoch` with the height of its block; until then the machine answers `not_ready`. After each start of
