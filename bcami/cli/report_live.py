@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httpx
 
@@ -15,6 +15,8 @@ from bcami.cli.bench import Usage, first_unused_start
 from bcami.cli.meters import HomeFleet, open_fleet
 from bcami.cli.own_network import RunNetwork, is_up, network_for_run
 from bcami.paths import HomePaths
+from bcami.processes.cpu import cpu_seconds
+from bcami.processes.identity import running
 from bcami.report.costs.live import LiveRun, Probe
 from bcami.report.costs.phases import BASE, READINGS
 from bcami.report.measuring import Effort
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from bcami.replay.load import Load, Window
 
 _POLL_S: Final = 0.003
+_SLOW_POLL_S: Final = 0.1
+"""Where CPU time is counted, and answering would be some of it."""
 _STALLED_S: Final = 60.0
 
 
@@ -105,20 +109,39 @@ async def _measure(
                     full=full.latencies,
                     half_per_second=full.per_second / 2,
                     half=half.latencies if half else None,
-                    cpu_us=usage.per_transaction_us(full.committed),
-                    mdms_bytes=(after[1] - before[1]) / max(1, after[0] - before[0]),
+                    cpu_us={**usage.per_transaction_us(full.committed), "mdms": _mdms_us(before, after, readings)},
+                    mdms_bytes=(after.store_bytes - before.store_bytes) / max(1, after.readings - before.readings),
                 )
             )
     return runs, probes
 
 
-async def _stored(place: RunNetwork) -> tuple[int, int]:
-    """Return the readings in the MDMS's store and its size in bytes, once it has everything that is certified now."""
-    async with _watching(place) as watch:
+def _mdms_us(before: "_Stored", after: "_Stored", readings: int) -> float:
+    """Return the MDMS's CPU time for a report; over all that it stored, since it lags behind the load's own window."""
+    reports = max(1, (after.readings - before.readings) / readings)
+    return round((after.cpu_s - before.cpu_s) * 1e6 / reports, 1)
+
+
+class _Stored(NamedTuple):
+    """What the MDMS has done so far."""
+
+    readings: int
+    store_bytes: int
+    cpu_s: float
+
+
+async def _stored(place: RunNetwork) -> _Stored:
+    """Return what the MDMS has done, once it has everything that is certified now: it runs behind the nodes."""
+    async with _watching(place, _SLOW_POLL_S) as watch:
         height = watch.top("height")
         await watch.until(lambda: watch.top("stored") >= height)
         readings = watch.readings
-    return readings, sum(file.stat().st_size for file in place.home.mdms.glob("store.duckdb*"))
+    identity = running(place.home.mdms_pid)
+    return _Stored(
+        readings,
+        sum(file.stat().st_size for file in place.home.mdms.glob("store.duckdb*")),
+        cpu_seconds(identity.pid) if identity is not None else 0.0,
+    )
 
 
 class _Watch:
@@ -132,10 +155,10 @@ class _Watch:
         """In the MDMS's store."""
         self.seen: dict[str, list[tuple[int, float]]] = {name: [] for name in self._urls}
 
-    async def run(self) -> None:
+    async def run(self, pace_s: float) -> None:
         while True:
             await self.look()
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(pace_s)
 
     async def look(self) -> None:
         node = await self._ask(self._urls["height"])
@@ -174,10 +197,10 @@ class _Watch:
 
 
 @asynccontextmanager
-async def _watching(place: RunNetwork) -> AsyncIterator[_Watch]:
+async def _watching(place: RunNetwork, pace_s: float = _POLL_S) -> AsyncIterator[_Watch]:
     watch = _Watch(place.network.nodes[0].url, place.network.mdms.url)
     await watch.look()
-    task = asyncio.create_task(watch.run())
+    task = asyncio.create_task(watch.run(pace_s))
     try:
         yield watch
     finally:

@@ -118,8 +118,8 @@ def capacity_report(demand: Demand, units: Sequence[UnitCosts], setting: Setting
         f"What {_count(demand.meters)} meters need",
         (
             (
-                f"{_count(demand.meters)} meters with a reading every {_duration(demand.interval_s)} and "
-                f"{demand.readings} readings to a report make {chosen.reports_per_second:,.0f} reports a second, "
+                f"{_count(demand.meters)} meters with a reading every {_duration(demand.interval_s)}, "
+                f"{demand.readings} to a report, make {chosen.reports_per_second:,.0f} reports a second, "
                 f"{chosen.peak_per_second:,.0f} in the peak."
             ),
             (

@@ -19,8 +19,8 @@ PROPERTIES: Final = (
         "F1",
         "Perfect forward secrecy",
         "yes",
-        "Secrecy of usage ends with the MDMS's period key and the meter's context of its open session, not with Pr: it "
-        "is forward secrecy from the erasure of a period on, and no perfect one. That the session's key pair is "
+        "Secrecy of usage ends with the MDMS's period key and the meter's context of its open session, not with Pr: "
+        "it is forward secrecy from the erasure of a period on, and no perfect one. That the session's key pair is "
         "ephemeral, as the paper argues, says nothing about reports that are sealed to another party's key.",
     ),
     Property(
@@ -46,8 +46,8 @@ PROPERTIES: Final = (
         "F5",
         "Signature correctness",
         "yes",
-        "One signature for one statement under one key: no second valid form, no signature for another purpose, no key "
-        "that is none.",
+        "One signature for one statement under one key: no second valid form, no signature for another purpose, no "
+        "key that is none.",
     ),
     Property(
         "F6",
@@ -60,8 +60,8 @@ PROPERTIES: Final = (
         "F7",
         "Impersonation",
         "yes",
-        "A HID proves nothing. Who has a meter's session key can use up its numbers, but seal no reading; who has its "
-        "enrolment keys is the meter, until the utility revokes it.",
+        "A HID proves nothing. Who has a meter's session key can use up its numbers, but seal no reading; who has "
+        "its enrolment keys is the meter, until the utility revokes it.",
     ),
     Property(
         "F8",
@@ -82,8 +82,8 @@ PROPERTIES: Final = (
         "51 % attack",
         "yes",
         "Computing power and invented identities count for nothing. But a majority of the members is more than f: "
-        "the words “51 %” are about proof of work, and a permissioned quorum of 2f + 1 falls to more than a third. The "
-        "paper claims to prevent it and therefore “falls”; here it is a limit that is said.",
+        "the words “51 %” are about proof of work, and a permissioned quorum of 2f + 1 falls to more than a third. "
+        "The paper claims to prevent it and therefore “falls”; here it is a limit that is said.",
     ),
     Property("HID", "Stolen HID", "", "A HID is public; with it alone nothing can be done."),
     Property(
