@@ -200,13 +200,17 @@ def security(
 
     Example: bcami report security --out security
     """
+    from bcami.cli.report_attacks import live_attacks
     from bcami.errors import ExpectationError, InconclusiveError
     from bcami.report.security.assemble import security_report
+    from bcami.report.security.catalogue import ATTACKS
 
     command = f"bcami report security{' --quick' if quick else ''} --seed {seed}"
     with SCREEN.progress("report security") as progress:
-        found = security_report(seed, _setting(command, seed, quick=quick), _steps(progress))
-        place = _write(found.report, _folder(home_paths(home), out, "report-security"), progress)
+        folder = _folder(home_paths(home), out, "report-security")
+        attacks = (*ATTACKS, *live_attacks(folder, progress))
+        found = security_report(seed, _setting(command, seed, quick=quick), _steps(progress), attacks)
+        place = _write(found.report, folder, progress)
     _say(found.report, place)
     if found.fallen:
         raise ExpectationError(f"these attacks succeeded: {', '.join(found.fallen)}", where=str(place))

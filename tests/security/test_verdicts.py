@@ -234,7 +234,8 @@ def test_a_fallen_property_ends_the_command_with_1_and_a_void_attack_with_3(monk
     }
     for name, (account, code) in ends.items():
         attack = Attack("F2.1", "one", "a key", lambda _, account=account: account)
-        monkeypatch.setattr("bcami.report.security.assemble.security_report.__defaults__", ((attack,),))
+        monkeypatch.setattr("bcami.report.security.catalogue.ATTACKS", (attack,))
+        monkeypatch.setattr("bcami.cli.report_attacks.live_attacks", lambda *_: ())
         monkeypatch.setattr("sys.argv", ["bcami", "report", "security", "--out", str(tmp_path / name)])
         with pytest.raises(SystemExit) as end:
             run()

@@ -155,7 +155,7 @@ def _overview(item: Property, findings: Sequence[Finding]) -> Table:
     return Table(f"{item.key.lower()}_attacks", f"Attacks: {item.title.lower()}", columns, tuple(rows))
 
 
-_WORDS: Final = {Kind.STEP: "attacker", Kind.ANSWER: "answer of", Kind.CHECK: "check", Kind.AIM: "aim"}
+_WORDS: Final = {Kind.STEP: "attacker", Kind.ANSWER: "answer", Kind.CHECK: "check", Kind.AIM: "aim"}
 
 
 def _transcript(finding: Finding) -> Table:
@@ -219,7 +219,7 @@ METHOD: Final = paragraphs(
     contracts and real ECDSA signatures; the meters' key issuance, sealing and receipt checks; the MDMS's period keys on
     disk, its follower and its store; the key management's two ends. Replaced are threads, sockets and clocks: time is
     virtual and all draws come from the seed, so that two runs give the same transcripts. What TLS and the operating
-    system protect is not attacked here.
+    system protect is not attacked here. One attack (LEDGER.3, not in a quick run) is on a local network of processes.
 
     A verdict is computed from what happened. An attack writes down its steps, what said no (the reason is the one that
     metrics and answers show), and for each of its aims whether it was reached; it also checks that the same network

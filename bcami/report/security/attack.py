@@ -105,7 +105,8 @@ class Account:
     def aim(self, what: str, reached: bool, limit: str = "") -> None:
         """Write down whether an aim was reached; `limit` says why it is none that the system claims to prevent."""
         self.aims.append(Aim(what, reached, limit))
-        self.lines.append(Line(Kind.AIM, what, "reached" if reached else "not reached"))
+        came_of_it = "not reached" if not reached else "reached, as said" if limit else "reached"
+        self.lines.append(Line(Kind.AIM, what, came_of_it))
 
     @property
     def verdict(self) -> Verdict:

@@ -77,7 +77,7 @@ def _audit(grounds: Grounds, folder: Path) -> AuditReport:
     return inspect(folder, genesis, "node1", hooks, PositionMark(bytearray(POSITION_BYTES)), quick=False)
 
 
-def _rewrite(folder: Path, table: Table, key: bytes, change: Callable[[bytes], bytes]) -> None:
+def rewrite(folder: Path, table: Table, key: bytes, change: Callable[[bytes], bytes]) -> None:
     """Change a record and give it a checksum that fits: the attacker knows the format."""
     environment = lmdb.open(str(folder), max_dbs=TABLES_MAX, map_size=MAP_BYTES, sync=False)
     with environment.begin(write=True, db=environment.open_db(table.name.encode())) as unit:
@@ -140,28 +140,28 @@ def _changes(grounds: Grounds, last: int) -> dict[str, Callable[[Path], None]]:
             transactions = (other, *stored.batch.transactions[1:])
             return encode(replace(stored, batch=replace(stored.batch, transactions=transactions)))
 
-        _rewrite(folder, BATCHES, key, change)
+        rewrite(folder, BATCHES, key, change)
 
     def outcome(folder: Path) -> None:
         def change(value: bytes) -> bytes:
             body = decoded(BLOCKS, height_key(last), value, BODY_DECODER)
             return encode(replace(body, outcomes=(replace(body.outcomes[0], reason=Reason.REPLAY), *body.outcomes[1:])))
 
-        _rewrite(folder, BLOCKS, height_key(last), change)
+        rewrite(folder, BLOCKS, height_key(last), change)
 
     def header(folder: Path) -> None:
         def change(value: bytes) -> bytes:
             found = decoded(HEADERS, height_key(last), value, HEADER_DECODER)
             return encode(replace(found, time_ms=found.time_ms + 1))
 
-        _rewrite(folder, HEADERS, height_key(last), change)
+        rewrite(folder, HEADERS, height_key(last), change)
 
     def certificate(folder: Path) -> None:
         def change(value: bytes) -> bytes:
             found = decoded(CERTIFICATES, height_key(last), value, CERTIFICATE_DECODER)
             return encode(replace(found, votes=found.votes[:1]))
 
-        _rewrite(folder, CERTIFICATES, height_key(last), change)
+        rewrite(folder, CERTIFICATES, height_key(last), change)
 
     def state(folder: Path) -> None:
         key = next(key for key in _keys(folder, STATE) if key.startswith(b"registration/enrolments/"))
@@ -170,7 +170,7 @@ def _changes(grounds: Grounds, last: int) -> dict[str, Callable[[Path], None]]:
             assert unpack_state(value).value
             return value[:-2] + bytes([value[-2] ^ 1]) + value[-1:]
 
-        _rewrite(folder, STATE, key, change)
+        rewrite(folder, STATE, key, change)
 
     def one_bit(folder: Path) -> None:
         path = folder / DATA_FILE
