@@ -1,18 +1,23 @@
 """A verdict is computed: with a safeguard taken away, the attack that it stops succeeds."""
 
+from dataclasses import replace as replace_cursor
+
 import pytest
 from msgspec.structs import replace
 
 from bcami.cli.main import run
 from bcami.client.issuance import Share
+from bcami.client.receipts import ReceiptVerifier
 from bcami.contract import guard
 from bcami.crypto import verification
 from bcami.crypto.hpke import OpenError, open_from
 from bcami.crypto.keys import SecretKey
 from bcami.faults.simulator.disk import Disk
+from bcami.kms import Step
 from bcami.kms.messages import DeliveryId
 from bcami.kms.meter import MeterKeys
 from bcami.ledger.memory import MemoryPromises
+from bcami.mdms.follower import Follower
 from bcami.mdms.opening import ReportOpener
 from bcami.model import transaction
 from bcami.model.quorum import Quorum
@@ -173,6 +178,38 @@ def test_when_a_node_that_lost_its_votes_signs_again(monkeypatch):
 def test_with_quorums_of_two_f_members_fork_the_chain(monkeypatch):
     monkeypatch.setattr(Quorum, "strong", property(lambda self: self.f + 2))
     assert verdict("F10.3") is Verdict.FALLS
+
+
+@pytest.mark.parametrize("key", ["F3.2", "F5.2"])
+def test_when_refusals_of_endorsers_count_for_nothing(monkeypatch, key):
+    monkeypatch.setattr("bcami.node.core.execution.absent_transactions", lambda *_: frozenset())
+    monkeypatch.setattr(verification, "absent_transactions", lambda *_: frozenset())
+    monkeypatch.setattr("bcami.ledger.rules.executed_transactions", verification.executed_transactions)
+    assert verdict(key) is Verdict.FALLS
+
+
+def test_when_a_meter_believes_any_answer(monkeypatch):
+    monkeypatch.setattr(ReceiptVerifier, "outcome", lambda *_: Reason.VALID)
+    assert verdict("WITHHOLD.1") is Verdict.FALLS
+
+
+def test_when_the_mdms_takes_blocks_in_any_order(monkeypatch):
+    monkeypatch.setattr("bcami.mdms.follower.verify_bundle", lambda *_: None)
+    real = Follower._take
+
+    def careless(self, intake, bundle, accept_pruned):
+        height = bundle.block.header.height
+        if height > intake.cursor.height + 1:
+            intake._unit.after = replace_cursor(intake.cursor, height=height - 1)
+        return real(self, intake, bundle, accept_pruned)
+
+    monkeypatch.setattr(Follower, "_take", careless)
+    assert verdict("WITHHOLD.4") is Verdict.FALLS
+
+
+def test_without_rekeying_a_removed_meter_goes_on_reading(monkeypatch):
+    monkeypatch.setattr("bcami.kms.server.KeyServer.remove", lambda *_: Step())
+    assert verdict("INSIDER.3") is Verdict.FALLS
 
 
 # How verdicts come about.
