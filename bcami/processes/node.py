@@ -45,6 +45,7 @@ from bcami.processes.amnesia import RETURNS, AmnesiaMark, settle_amnesia
 from bcami.processes.evidence import OUTCOME_S, EvidenceFolder, EvidenceReporter
 from bcami.processes.home import load_node_secrets, load_operator_token, open_home
 from bcami.processes.logs import Repetition, start_logging
+from bcami.processes.memory import TRIM_S, Trimmer
 from bcami.processes.watchdog import Watchdog, end_process
 
 SHUTDOWN_S: Final = 2
@@ -233,12 +234,14 @@ class NodeProcess:
         watchdog = Watchdog(end_process)
         watchdog.start(asyncio.get_running_loop())
         upkeep = asyncio.create_task(self._upkeep(driver, service))
+        trimming = asyncio.create_task(_trim_now_and_then())
         reports = asyncio.create_task(self._evidence.run())
         try:
             await self._server.serve()
         finally:
             service.begin_stop()
             upkeep.cancel()
+            trimming.cancel()
             reports.cancel()
             watchdog.stop()
             await driver.stop()
@@ -283,6 +286,13 @@ class NodeProcess:
     def _stop(self) -> None:
         if self._server is not None:
             self._server.stop()
+
+
+async def _trim_now_and_then() -> None:
+    trimmer = Trimmer()
+    while True:
+        await asyncio.sleep(TRIM_S)
+        trimmer.trim()
 
 
 def run(arguments: list[str]) -> int:
