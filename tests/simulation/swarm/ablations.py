@@ -17,6 +17,7 @@ from bcami.faults.simulator.disk import Disk
 from bcami.faults.simulator.node import Life
 from bcami.faults.simulator.oracles import Oracles
 from bcami.ledger.memory import MemoryPromises
+from bcami.model.block import BlockCertificate
 from bcami.model.quorum import Quorum
 from bcami.model.reasons import Reason
 from bcami.node.core import core as node_core
@@ -29,6 +30,7 @@ from bcami.node.core.fetching import Fetching
 from bcami.node.core.gaps import Gaps
 from bcami.pbft import proofs, records, slots, timers, views
 from bcami.pbft.checkpoints import Checkpoints
+from bcami.pbft.effects import Forget
 from bcami.pbft.monitor import Monitor
 from bcami.pbft.ordering import Ordering
 from bcami.pbft.recovery import Recovery
@@ -121,8 +123,16 @@ def lane_numbers_not_restored(patch: Patch) -> None:
 
 
 def votes_forgotten_too_early(patch: Patch) -> None:
+    """The votes of a height go when the one below is certified."""
     forget = records.VoteLog.forget_up_to
-    patch.setattr(records.VoteLog, "forget_up_to", lambda self, low: forget(self, low + 1))
+
+    def early(self: records.VoteLog, stable: BlockCertificate) -> None:
+        forget(self, stable)
+        keys = tuple(self._keys.pop(stable.height + 1, ()))
+        if keys:
+            self._out.add(Forget(keys))
+
+    patch.setattr(records.VoteLog, "forget_up_to", early)
 
 
 # Quorums and signatures.
