@@ -8,8 +8,8 @@ import msgspec
 
 from bcami.client.courier import Courier
 from bcami.client.nodes import NodeClient, NodeUnavailable
+from bcami.client.proofs import prove
 from bcami.client.reads import weak_read
-from bcami.client.receipts import ReceiptVerifier
 from bcami.client.utility import Utility
 from bcami.codec import encode
 from bcami.crypto.roster import Roster
@@ -28,7 +28,6 @@ from bcami.model.api import CertifiedHeader, QueryAnswer, TransactionProof
 from bcami.model.reasons import Reason
 from bcami.model.registration import MeterState
 from bcami.model.signing import u64
-from bcami.model.transaction import Transaction, transaction_id
 
 _READS_MAX: Final = 16
 _ROUNDS_OF_NODES: Final = 50
@@ -62,25 +61,7 @@ class AggregationChain:
         self.transaction_bytes += len(encode(tx))
         if settlement.reason is not Reason.VALID:
             return settlement.reason
-        return await self._proof(tx)
-
-    async def _proof(self, tx: Transaction) -> TransactionProof:
-        tx_id = transaction_id(tx, self._roster.chain, self._roster.epoch)
-        for attempt in range(_ROUNDS_OF_NODES):
-            node = self._nodes[attempt % len(self._nodes)]
-            try:
-                answer = await node.transaction(tx_id)
-            except NodeUnavailable:
-                answer = None
-            if answer is not None and answer.results:
-                verifier = ReceiptVerifier(self._roster)
-                for block in answer.blocks:
-                    verifier.learn(block)
-                receipt = verifier.receipt(answer.results[0], tx_id)
-                if receipt is not None:
-                    return TransactionProof(tx, receipt)
-            await asyncio.sleep(0.1)
-        raise InconclusiveError("no node gives the receipt of an accepted transaction", do="bcami status")
+        return await prove(tx, self._nodes, self._roster)
 
     async def header(self, height: int) -> CertifiedHeader:
         """Return a certified header; whoever uses it checks it."""

@@ -22,7 +22,7 @@ import httpx
 
 from bcami.ami.factory import enrolment_of
 from bcami.ami.meter import Meter, SealedReport, report_write
-from bcami.ami.outbox import ABOUT, REPORTS, WAITING, Outbox, Write
+from bcami.ami.outbox import ABOUT, FACTORY, REPORTS, WAITING, Outbox, Write
 from bcami.ami.pressure import Pressure
 from bcami.ami.records import REPORT_CODEC, WAITING_CODEC, WaitingRecord
 from bcami.ami.registrar import FINAL_REASONS, PeriodSource, Registrar, SessionUnavailable
@@ -232,6 +232,11 @@ class Fleet:
     def meter(self, meter_id: str) -> Meter:
         """Return a meter of this fleet. Raises InputError when there is none of that id."""
         return self._shelf.meter(meter_id)
+
+    def in_session(self) -> list[Meter]:
+        """Return all meters of this fleet that have an open session."""
+        known = (self._shelf.find_hid(hid) for hid, _ in self._outbox.items(FACTORY))
+        return [meter for meter in known if meter is not None and meter.session is not None]
 
     def kept(self, table: bytes, prefix: bytes) -> dict[bytes, bytes]:
         """Return the records of a table under a prefix."""

@@ -14,6 +14,7 @@ from zlib import crc32
 import lmdb
 
 from bcami.errors import EnvironmentFault, InputError
+from bcami.kms.meter import METER_TABLE
 from bcami.units import MIB
 
 FACTORY: Final = b"factory"
@@ -32,9 +33,11 @@ WAITING: Final = b"waiting"
 """HID, arrival → WaitingRecord."""
 AGGREGATION: Final = b"aggregation"
 """HID, key → what a meter must not forget about the sums that it was part of (bcami.aggregation)."""
+KMS: Final = METER_TABLE
+"""HID → MeterKeysRecord: the meter's end of the symmetric keys."""
 ABOUT: Final = b"about"
 """`chain`: chain id of the network; `position`: what the source of reports asked to remember."""
-TABLES: Final = (FACTORY, PROGRESS, ISSUANCES, SESSIONS, RESERVED, REPORTS, WAITING, AGGREGATION, ABOUT)
+TABLES: Final = (FACTORY, PROGRESS, ISSUANCES, SESSIONS, RESERVED, REPORTS, WAITING, AGGREGATION, KMS, ABOUT)
 
 MAP_BYTES: Final = 16 * 1024 * MIB
 """Address space, not disk: the file grows as needed."""

@@ -10,6 +10,7 @@ from bcami.cli.screen import SCREEN
 
 if TYPE_CHECKING:
     from bcami.cli.own_network import RunNetwork
+    from bcami.processes.downstream import TourReport
     from bcami.processes.supervisor import Readiness
 
 
@@ -33,13 +34,13 @@ def demo(
     from bcami.cli.own_network import network_for_run
 
     began = time.monotonic()
-    SCREEN.note(f"[1/6] a network of {nodes} nodes and an MDMS, each a process of its own")
+    SCREEN.note(f"[1/7] a network of {nodes} nodes and an MDMS, each a process of its own")
     with network_for_run(home_paths(home), "demo", _report, nodes=nodes, base_port=base_port) as place:
         if not place.is_own:
             SCREEN.note("  the network in the home is up and is used")
         summary = _run(place, began)
         if place.is_own:
-            SCREEN.note("[6/6] taking the network down")
+            SCREEN.note("[7/7] taking the network down")
     (place.run / "summary.json").write_text(json_format.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _show(summary, time.monotonic() - began)
     SCREEN.line(f"logs and summary: {place.run}")
@@ -56,12 +57,12 @@ def _run(place: "RunNetwork", began: float) -> dict[str, Any]:
     from bcami.replay.options import Filters, ReplayOptions
 
     sample = data_path("sample")
-    SCREEN.note("[2/6] meters get keys nobody else knows, then send signed and encrypted readings")
+    SCREEN.note("[2/7] meters get keys nobody else knows, then send signed and encrypted readings")
     replayed = run_replay_of(place.home, place.network, ReplayOptions(sample), place.run)
     check_replay(replayed)
-    SCREEN.note("[3/6] released blocks go to the MDMS, which verifies, decrypts and stores them")
+    SCREEN.note("[3/7] released blocks go to the MDMS, which verifies, decrypts and stores them")
     height = wait_for_mdms(place.home, place.network)
-    SCREEN.note("[4/6] the data set against what the MDMS holds")
+    SCREEN.note("[4/7] the data set against what the MDMS holds")
     filters = Filters() if place.is_own else Filters(meters=replayed.meters)
     compared = run_reconcile_of(place.home, place.network, sample, filters)
     if not compared.agrees:
@@ -70,18 +71,35 @@ def _run(place: "RunNetwork", began: float) -> dict[str, Any]:
             where=str(place.run),
             do="bcami reconcile sample",
         )
-    SCREEN.note("[5/6] every ledger from genesis: hashes, certificates, roots, signatures, state")
+    SCREEN.note("[5/7] every ledger from genesis: hashes, certificates, roots, signatures, state")
     names = [node.name for node in place.network.nodes]
     audited = run_audit(place.home, place.genesis, names)
     check_audit(audited)
+    SCREEN.note("[6/7] symmetric keys for the meters; a price for all, demand response for some, a command for one")
+    tour = _tour(place)
     return {
         "nodes": len(names),
         "height": height,
         "replay": msgspec.to_builtins(replayed),
         "reconcile": msgspec.to_builtins(compared),
+        "downstream": msgspec.to_builtins(tour),
         "verify": {"ok": True, "nodes": [msgspec.to_builtins(report) for report in audited]},
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _tour(place: "RunNetwork") -> "TourReport":
+    import asyncio
+
+    from bcami.cli.meters import open_fleet
+    from bcami.processes.downstream import Tour
+
+    async def run() -> "TourReport":
+        async with open_fleet(place.home) as opened:
+            fleet = opened.fleet
+            return await Tour(place.home, place.network, place.genesis, fleet, fleet.in_session()).run()
+
+    return asyncio.run(run())
 
 
 def _report(item: "Readiness") -> None:
@@ -105,6 +123,14 @@ def _show(summary: dict[str, Any], seconds: float) -> None:
             ("✓", "energy", f"{compared['kwh_stored']} of {compared['kwh_expected']} kWh"),
             ("✓", "missing, extra, different", f"{compared['missing']}, {compared['extra']}, {compared['different']}"),
             ("✓", "ledgers that verify and agree", f"{len(audited)} of {summary['nodes']}"),
+            *(
+                (
+                    "✓",
+                    f"{item['what']} ({item['mode']})",
+                    f"{item['meters']} meters, at most {item['latency_ms_max']} of {item['deadline_ms']:,} ms",
+                )
+                for item in summary["downstream"]["deliveries"]
+            ),
             ("✓", "time", f"{seconds:.1f} s"),
         ],
     )

@@ -6,8 +6,9 @@ from fastapi import FastAPI
 
 from bcami import __version__
 from bcami.gateway import refusals, routes_operator, routes_read, routes_write
-from bcami.gateway.limits import LimitsMiddleware, TokenBuckets
+from bcami.gateway.limits import BURST, REQUESTS_PER_SECOND, LimitsMiddleware
 from bcami.gateway.service import NodeService
+from bcami.token_buckets import TokenBuckets
 
 DESCRIPTION = """Door of one data concentrator. Answers are not to be believed: check receipts with genesis.
 
@@ -32,5 +33,6 @@ def create_app(service: NodeService, buckets: TokenBuckets | None = None) -> Fas
     app.include_router(routes_read.own)
     app.include_router(routes_operator.router)
     refusals.install(app, service)
-    app.add_middleware(LimitsMiddleware, buckets=buckets or TokenBuckets(), clock=time.monotonic, count=service.count)
+    limits = buckets or TokenBuckets(REQUESTS_PER_SECOND, BURST)
+    app.add_middleware(LimitsMiddleware, buckets=limits, clock=time.monotonic, count=service.count)
     return app

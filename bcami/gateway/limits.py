@@ -1,43 +1,23 @@
 """What one client may ask of a gateway: bytes in a body, requests in a second. Plain ASGI, streaming untouched."""
 
 import math
-from collections import OrderedDict
 from typing import Any, Final
 
 import msgspec
 
 from bcami.model.reasons import Reason
+from bcami.token_buckets import TokenBuckets
 from bcami.units import MIB
 
 BODY_BYTES_MAX: Final = 4 * MIB
 REQUESTS_PER_SECOND: Final = 400.0
 BURST: Final = 1_000.0
-CLIENTS_MAX: Final = 10_000
 _LENGTH_DIGITS_MAX: Final = 18
 
 Scope = Any
 Receive = Any
 Send = Any
 App = Any
-
-
-class TokenBuckets:
-    """One bucket for each client address, bounded in number: the client not seen for longest is forgotten first."""
-
-    def __init__(self, rate: float = REQUESTS_PER_SECOND, burst: float = BURST) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, client: str, now_s: float) -> float:
-        """Take one token. Returns 0 when it was there, else the seconds until it will be."""
-        tokens, at = self._buckets.pop(client, (self._burst, now_s))
-        tokens = min(self._burst, tokens + (now_s - at) * self._rate)
-        wait = 0.0 if tokens >= 1.0 else (1.0 - tokens) / self._rate
-        if len(self._buckets) >= CLIENTS_MAX:
-            self._buckets.popitem(last=False)
-        self._buckets[client] = (tokens - (0.0 if wait else 1.0), now_s)
-        return wait
 
 
 class LimitsMiddleware:

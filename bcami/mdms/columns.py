@@ -20,7 +20,9 @@ _TEXT: Final = pa.string()
 METERS: Final = schema_of(number=_INT, hid=_BYTES, enrolled_height=_INT, revoked_height=_INT)
 REVOKED: Final = schema_of(hid=_BYTES, height=_INT)
 DIRECTORY: Final = schema_of(hid=_BYTES, meter_id=_TEXT)
-SESSIONS: Final = schema_of(hid=_BYTES, number=_INT, encapsulation=_BYTES, period=_INT, height=_INT)
+SESSIONS: Final = schema_of(
+    hid=_BYTES, number=_INT, encapsulation=_BYTES, period=_INT, height=_INT, public_key=_BYTES, kem_key=_BYTES
+)
 ACKNOWLEDGEMENTS: Final = schema_of(period=_INT, sequence=_INT, acknowledged_height=_INT, height=_INT)
 UNREADABLE: Final = schema_of(
     height=_INT,

@@ -5,7 +5,7 @@ A unit of work is one DuckDB transaction with one insert from columns for each t
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bcami.errors import EnvironmentFault, InputError
+from bcami.kms import Identity
 from bcami.mdms import columns, schema
 from bcami.mdms.columns import reading_table, table_of
 from bcami.mdms.mirror import NO_ACKNOWLEDGEMENT, Mirror
@@ -84,6 +85,21 @@ class DuckDbStore:
     def periods(self) -> tuple[PeriodRow, ...]:
         known = dict(self._mirror.periods)
         return tuple(known[number] for number in sorted(known))
+
+    def identities_above(self, height: int) -> list[Identity]:
+        with closing(self.reader()) as reader:
+            rows = reader.execute(
+                "select s.hid, s.number, s.public_key, s.kem_key from sessions as s join meters as m on m.hid = s.hid "
+                "where s.height > ? and m.revoked_height is null "
+                "qualify row_number() over (partition by s.hid order by s.number desc) = 1 order by m.number",
+                [height],
+            ).fetchall()
+        return [Identity(*row) for row in rows]
+
+    def revoked_above(self, height: int) -> list[bytes]:
+        with closing(self.reader()) as reader:
+            rows = reader.execute("select hid from meters where revoked_height > ?", [height]).fetchall()
+        return [hid for (hid,) in rows]
 
     def reader(self) -> duckdb.DuckDBPyConnection:
         """Return a connection of its own for one thread that reads; its caller closes it."""
@@ -277,7 +293,7 @@ def _rebuild(connection: duckdb.DuckDBPyConnection) -> Mirror:
     for row in connection.execute("select * from periods").fetchall():
         mirror.periods[row[0]] = PeriodRow(*row)
     for row in connection.execute(
-        "select s.hid, s.number, s.encapsulation, s.period, s.height from sessions as s "
+        "select s.hid, s.number, s.encapsulation, s.period, s.height, s.public_key, s.kem_key from sessions as s "
         "left join periods as p on p.number = s.period where not coalesce(p.erased, false)"
     ).fetchall():
         mirror.sessions[row[0], row[1]] = SessionRow(*row)

@@ -162,7 +162,15 @@ class Intake:
             self._unit.meters.append(MeterRow(number, argument.hid, height))
 
     def _register(self, tx: Transaction, argument: RegisterArgument, height: int) -> None:
-        row = SessionRow(tx.signer, tx.sequence, argument.encapsulation, argument.period, height)
+        row = SessionRow(
+            tx.signer,
+            tx.sequence,
+            argument.encapsulation,
+            argument.period,
+            height,
+            argument.public_key,
+            argument.kem_key,
+        )
         self._sessions[row.hid, row.number] = row
         self._unit.sessions.append(row)
 

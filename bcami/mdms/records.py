@@ -62,13 +62,15 @@ class MeterRow(NamedTuple):
 
 
 class SessionRow(NamedTuple):
-    """What opening a session's reports takes, except the period's private key."""
+    """What opening a session's reports takes, except the period's private key; and its own public keys."""
 
     hid: bytes
     number: int
     encapsulation: bytes
     period: int
     height: int
+    public_key: bytes
+    kem_key: bytes
 
 
 class PeriodRow(NamedTuple):

@@ -6,7 +6,7 @@ group prune scans. One writer keeps every table; rows are only added, except for
 
 from typing import Final
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 TABLES: Final = """
 create table about (format INTEGER not null, chain BLOB not null);
@@ -16,7 +16,7 @@ create table meters (number INTEGER not null, hid BLOB not null, enrolled_height
                      revoked_height BIGINT);
 create table directory (hid BLOB not null, meter_id VARCHAR not null);
 create table sessions (hid BLOB not null, number BIGINT not null, encapsulation BLOB not null, period BIGINT not null,
-                       height BIGINT not null);
+                       height BIGINT not null, public_key BLOB not null, kem_key BLOB not null);
 create table periods (number BIGINT not null, key_id BLOB not null, kem_key BLOB not null, public_key BLOB not null,
                       time_ms BIGINT not null, superseded_ms BIGINT not null, height BIGINT not null,
                       erased BOOLEAN not null);

@@ -4,7 +4,6 @@ Readings are personal data: they are answered to programs on this machine (loopb
 operator's token. What changes or writes something always needs the token.
 """
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,8 @@ from pydantic import BaseModel, Field
 
 from bcami import __version__
 from bcami.errors import BcamiError, InputError
+from bcami.mdms import kms_operator, kms_routes
+from bcami.mdms.access import Operator, Reader, service_of
 from bcami.mdms.export import stream_arrow
 from bcami.mdms.records import START_S_MAX
 from bcami.mdms.service import MdmsService
@@ -108,31 +109,6 @@ class Target(BaseModel):
 router = APIRouter(prefix="/v1")
 
 
-def _service(request: Request) -> MdmsService:
-    service: MdmsService = request.app.state.service
-    return service
-
-
-def _operator(request: Request) -> MdmsService:
-    service = _service(request)
-    if not service.is_operator(request.headers.get("authorization")):
-        raise HTTPException(401, "this endpoint needs the operator's token", {"www-authenticate": "Bearer"})
-    return service
-
-
-def _reader(request: Request) -> MdmsService:
-    """Let local programs and operators read."""
-    try:
-        local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        local = False
-    return _service(request) if local else _operator(request)
-
-
-Reader = Annotated[MdmsService, Depends(_reader)]
-Operator = Annotated[MdmsService, Depends(_operator)]
-
-
 def parse_time(text: str) -> int:
     """Return Unix seconds of ISO 8601 text (UTC unless it says otherwise) or of a whole number. Raises InputError."""
     try:
@@ -163,7 +139,7 @@ Range = Annotated[_Range, Depends()]
 @router.get("/status")
 async def status(request: Request) -> dict[str, Any]:
     """Return how far this MDMS is, and what it holds."""
-    return _service(request).status()
+    return service_of(request).status()
 
 
 @router.get("/meters")
@@ -298,6 +274,8 @@ def create_app(service: MdmsService) -> FastAPI:
     app.state.service = service
     app.state.limiter = None
     app.include_router(router)
+    app.include_router(kms_routes.router)
+    app.include_router(kms_operator.router)
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:

@@ -10,9 +10,11 @@ from bcami.crypto.hid import hid
 from bcami.mdms.backup import make_backup
 from bcami.mdms.export import write_parquet
 from bcami.mdms.keyring import PeriodKeyring
+from bcami.mdms.kms_service import KmsService
 from bcami.mdms.metrics import MdmsMetrics
 from bcami.mdms.records import START_S_MAX, BackupRow
 from bcami.mdms.store import MdmsStore, ReadingQueries
+from bcami.model.ids import HASH_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class MdmsService:
     released_height: Callable[[], int]
     following: Callable[[], bool]
     """False when following the chain ended with an error."""
+    kms: KmsService | None = None
 
     def __repr__(self) -> str:
         return f"MdmsService({self.url})"
@@ -59,6 +62,14 @@ class MdmsService:
             "repeated_different": counts.repeated_different,
             "undecryptable": counts.unreadable,
         }
+
+    def hid_of(self, name: str) -> bytes:
+        """Return the HID of a meter id, or of its own hexadecimal form."""
+        try:
+            given = bytes.fromhex(name)
+        except ValueError:
+            given = b""
+        return given if len(given) == HASH_BYTES else hid(self.network_key, name)
 
     def add_to_directory(self, meter_ids: list[str]) -> int:
         """Name meters; return how many names were new."""

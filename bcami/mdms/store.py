@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
+from bcami.kms import Identity
 from bcami.mdms.records import (
     BackupRow,
     Cursor,
@@ -86,6 +87,12 @@ class MdmsStore(Protocol):
 
     def periods(self) -> tuple[PeriodRow, ...]:
         """Return all periods, oldest first."""
+
+    def identities_above(self, height: int) -> list[Identity]:
+        """Return the newest session of each meter that registered one above `height` and is not revoked."""
+
+    def revoked_above(self, height: int) -> list[bytes]:
+        """Return the HIDs that blocks above `height` revoked."""
 
     def absorb(self, unit: UnitOfWork) -> Stored:
         """Store a unit of work and move the cursor, durably, both or neither.

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,8 @@ from bcami.mdms.duckdb_queries import DuckDbQueries
 from bcami.mdms.duckdb_store import DuckDbStore
 from bcami.mdms.follower import Follower
 from bcami.mdms.keyring import PeriodKeyring
+from bcami.mdms.kms_service import KmsService
+from bcami.mdms.kms_store import KmsStore
 from bcami.mdms.metrics import MdmsMetrics
 from bcami.mdms.opening import ReportOpener
 from bcami.mdms.periods import (
@@ -46,6 +48,7 @@ from bcami.mdms.service import MdmsService
 from bcami.paths import HomePaths
 from bcami.processes.home import load_mdms_secrets, load_operator_token, open_home
 from bcami.processes.logs import start_logging
+from bcami.processes.mdms_kms import make_service, open_store
 
 SHUTDOWN_S: Final = 2
 _NAME: Final = "mdms"
@@ -53,6 +56,10 @@ _NAME: Final = "mdms"
 
 class _Server(uvicorn.Server):
     """uvicorn inside our loop, which leaves signals to us: its own handling ends the process before we have closed."""
+
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -63,6 +70,7 @@ class _Server(uvicorn.Server):
 
     def stop(self) -> None:
         """Stop serving; the second time without waiting for open connections."""
+        self._end_streams()
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -86,7 +94,8 @@ class MdmsProcess:
         self._home.mdms.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = DuckDbStore(self._home.mdms / STORE_NAME, self._roster.chain, self._roster.genesis.created_ms)
         try:
-            await self._run(store, PeriodKeyring(self._home.mdms / PERIODS_NAME))
+            with open_store(self._home, self._roster) as kms_store:
+                await self._run(store, PeriodKeyring(self._home.mdms / PERIODS_NAME), kms_store)
         finally:
             store.close()
             gc.unfreeze()  # what is frozen at exit is reported as leaked by the database's bindings
@@ -95,7 +104,7 @@ class MdmsProcess:
             raise self._failure
         return 0
 
-    async def _run(self, store: DuckDbStore, keyring: PeriodKeyring) -> None:
+    async def _run(self, store: DuckDbStore, keyring: PeriodKeyring, kms_store: KmsStore) -> None:
         genesis = self._roster.genesis
         opener = ReportOpener(self._roster.chain, keyring.kem)
         grace_ms = genesis.parameters.period_grace_ms
@@ -122,10 +131,21 @@ class MdmsProcess:
             seed=os.urandom(16),
             limits=CourierLimits(requests_max=1),
         )
+        kms = make_service(
+            kms_store,
+            store,
+            nodes,
+            courier.settle,
+            self._roster,
+            load_mdms_secrets(self._home).enrolment,
+            _now_ms,
+            self._metrics,
+            self._log,
+        )
         stop = asyncio.Event()
-        tasks = self._start(store, keyring, puller, nodes, courier, stop)
+        tasks = self._start(store, keyring, puller, nodes, courier, kms, stop)
         try:
-            await self._serve(store, keyring, puller, tasks)
+            await self._serve(store, keyring, puller, kms, tasks)
         finally:
             stop.set()
             pulling, *others = tasks
@@ -143,6 +163,7 @@ class MdmsProcess:
         puller: Puller,
         nodes: list[NodeClient],
         courier: Courier,
+        kms: KmsService,
         stop: asyncio.Event,
     ) -> list[asyncio.Task[None]]:
         """Start what runs beside the server: pulling first."""
@@ -163,6 +184,7 @@ class MdmsProcess:
             self._watched(puller.run(stop)),
             self._watched(keep_current(registrar, stop, self._log)),
             self._watched(acknowledger.run(stop)),
+            self._watched(kms.run(stop)),
         ]
 
     def _watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -181,7 +203,12 @@ class MdmsProcess:
         return task
 
     async def _serve(
-        self, store: DuckDbStore, keyring: PeriodKeyring, puller: Puller, tasks: list[asyncio.Task[None]]
+        self,
+        store: DuckDbStore,
+        keyring: PeriodKeyring,
+        puller: Puller,
+        kms: KmsService,
+        tasks: list[asyncio.Task[None]],
     ) -> None:
         address = self._network.mdms
         service = MdmsService(
@@ -197,6 +224,7 @@ class MdmsProcess:
             now_ms=_now_ms,
             released_height=lambda: puller.released_height,
             following=lambda: not tasks[0].done(),
+            kms=kms,
         )
         config = uvicorn.Config(
             create_app(service),
@@ -207,7 +235,7 @@ class MdmsProcess:
             lifespan="off",
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
-        self._server = _Server(config)
+        self._server = _Server(config, kms.head_end.stop)
         gc.collect()
         gc.freeze()
         with _listen(address.host, address.http_port) as listening:

@@ -32,7 +32,6 @@ from bcami.contract.runtime import Runtime
 from bcami.errors import BcamiError
 from bcami.gateway.app import create_app
 from bcami.gateway.forms import hexed
-from bcami.gateway.limits import TokenBuckets
 from bcami.gateway.metrics import NodeMetrics
 from bcami.gateway.release import ReleasePolicy
 from bcami.gateway.service import NodeService
@@ -46,6 +45,7 @@ from bcami.model.transaction import Transaction, transaction_id
 from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver
 from bcami.processes.node import _Server
+from bcami.token_buckets import TokenBuckets
 from tests.simulation.cluster import entropy, make_identities
 from tests.simulation.parties import SimpleMdms, SimpleMeter, Utility
 

@@ -5,7 +5,7 @@ import pytest
 
 from bcami.client.nodes import NodeUnavailable
 from bcami.codec import encode
-from bcami.gateway.limits import CLIENTS_MAX, TokenBuckets
+from bcami.token_buckets import CLIENTS_MAX, TokenBuckets
 from tests.gateway.station import MSGPACK, Station, form, scene
 
 pytestmark = pytest.mark.anyio

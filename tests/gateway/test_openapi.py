@@ -17,7 +17,8 @@ from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from bcami.gateway.app import create_app
 from bcami.gateway.forms import OneForm, SubmissionForm
-from bcami.gateway.limits import TokenBuckets
+from bcami.gateway.limits import REQUESTS_PER_SECOND
+from bcami.token_buckets import TokenBuckets
 from tests.gateway.station import MSGPACK, Server, Station, form, free_port
 
 DESCRIPTION = create_app(SimpleNamespace(count=lambda reason: None)).openapi()
@@ -38,7 +39,7 @@ class Background:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        async with Station(buckets=TokenBuckets(burst=1e9)) as station:
+        async with Station(buckets=TokenBuckets(REQUESTS_PER_SECOND, 1e9)) as station:
             await station.open_period()
             meter = await station.meter("a")
             self.report = form(meter.report())

@@ -24,6 +24,10 @@ def test_the_demo_runs_twice_and_removes_its_networks(tmp_path: Path) -> None:
     assert told["reconcile"]["missing"] == told["reconcile"]["extra"] == told["reconcile"]["different"] == 0
     assert len(told["verify"]["nodes"]) == 4
     assert told["verify"]["ok"]
+    sent = told["downstream"]["deliveries"]
+    assert [item["mode"] for item in sent] == ["broadcast", "multicast", "unicast"]
+    assert [item["meters"] for item in sent] == [told["replay"]["meters"], 3, 1]
+    assert all(item["late"] == 0 and item["latency_ms_max"] <= item["deadline_ms"] for item in sent)
     assert told["seconds"] < 60
     assert not own_network(cluster).folder.exists()
     run = (cluster.home.runs / "latest").resolve()
@@ -37,7 +41,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, signal_number: in
     cluster = Cluster(tmp_path / "home")
     with cluster.start("demo") as demo:
         assert demo.stdout is not None
-        assert any("[2/6]" in line for line in demo.stdout), "the network is up"
+        assert any("[2/7]" in line for line in demo.stdout), "the network is up"
         home = HomePaths(own_network(cluster).folder.resolve())
         identities = [running(service.pid_file) for service in services(home, load_network(home))]
         assert all(identities)

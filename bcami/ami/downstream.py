@@ -1,0 +1,285 @@
+"""The way down: a fleet's meters hear the MDMS, and answer (protocol 8; bcami.kms has the rules).
+
+    stream ─▶ a group of events ─▶ MeterKeys.receive ─▶ store (one durable transaction) ─▶ application, then the way up
+
+One stream serves all meters. An epoch is believed only with the receipt of its transaction. Messages may be lost,
+doubled or reordered on the way: what counts is repeated by the two ends, and each delivery reaches the application
+once in the life of a store. After a lost stream it is resumed where it ended, and after a gap each meter checks in.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from bcami.ami.fleet import Fleet
+from bcami.ami.meter import Meter
+from bcami.ami.outbox import KMS, Write
+from bcami.client.head_end import HeadEndClient, HeadEndUnavailable, StreamEvent
+from bcami.client.periods import KmsEpoch, verify_kms_epoch
+from bcami.client.retry import Backoff
+from bcami.codec import encode
+from bcami.crypto.roster import Roster
+from bcami.kms import Accepted, HardenedProfile, MeterKeys, Refused, Scope, Step, ToMdms
+from bcami.kms.messages import UpPayload
+from bcami.kms.records import METER_KEYS
+from bcami.kms.wire import UP_MESSAGES_MAX, DownItem
+from bcami.model.api import TransactionProof
+from bcami.model.reasons import Reason
+
+TICK_S: Final = 1.0
+EVENTS_AT_ONCE: Final = 256
+UP_WAITING_MAX: Final = 20_000
+"""Messages that wait for the head-end; what comes on top is dropped, and repeated later by the meter."""
+
+Take = Callable[[Accepted], None]
+
+
+class Downstream:
+    """The meters' end of the symmetric keys. Made and closed within one event loop, while its fleet is open."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        roster: Roster,
+        meters: Sequence[Meter],
+        head_end: HeadEndClient,
+        *,
+        take: Take,
+        now_ms: Callable[[], int],
+        entropy: Callable[[], bytes] = lambda: os.urandom(32),
+    ) -> None:
+        """`take` is given each message of Table 1 that arrives. Every meter has an open session."""
+        scope = Scope(roster.chain, roster.epoch, roster.genesis.mdms_hid)
+        profile = HardenedProfile(scope)
+        self._fleet = fleet
+        self._roster = roster
+        self._head_end = head_end
+        self._take = take
+        self._now_ms = now_ms
+        self._entropy = entropy
+        self._meters = {meter.party.hid: meter for meter in meters}
+        self._keys = {meter.party.hid: self._made(scope, profile, meter) for meter in meters}
+        self._sessions = {hid: _session_of(meter) for hid, meter in self._meters.items()}
+        self._epoch: KmsEpoch | None = None
+        self._started = False
+        self._up: list[bytes] = []
+        self._up_wanted = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self.refused: Counter[Reason] = Counter()
+        """What the meters refused."""
+        self.refused_above: Counter[Reason] = Counter()
+        """What the MDMS refused."""
+        self.dropped = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failure: Exception | None = None
+
+    def _made(self, scope: Scope, profile: HardenedProfile, meter: Meter) -> MeterKeys:
+        hid, session = meter.party.hid, meter.session
+        if session is None:
+            raise ValueError("a meter has symmetric keys only with an open session")
+        stored = self._fleet.kept(KMS, hid).get(hid)
+        record = None if stored is None else METER_KEYS.decode(stored)
+        return MeterKeys(scope, profile, hid, session.number, session.key, session.kem, record)
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [
+            asyncio.create_task(self._watched(work)) for work in (self._listen(), self._tick(), self._send_up())
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._head_end.close()
+
+    @property
+    def confirmed(self) -> int:
+        """Meters whose keys the MDMS uses."""
+        return sum(keys.is_confirmed for keys in self._keys.values())
+
+    def groups(self, hid: bytes) -> dict[int, int]:
+        """Return the groups that a meter is in, with the version of each one's keys."""
+        return self._keys[hid].groups
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when the condition holds; it is asked after each change. Raises what ended the way down."""
+        while not condition():
+            if self._failure is not None:
+                raise self._failure
+            await self._changed.wait()
+
+    async def request(self, meter: Meter, payload: UpPayload) -> bytes | Reason:
+        """Send a message of Table 1 to the MDMS until it is answered; return its id, or why it is not taken."""
+        hid = meter.party.hid
+        async with self._turn:
+            identity, step = self._keys[hid].request(payload, self._now_ms(), self._entropy())
+            await self._carry([step])
+        return step.refusals[0] if step.refusals else identity
+
+    def answer(self, meter: Meter, request: bytes) -> Reason | None:
+        """Return the MDMS's answer to a request, None while there is none."""
+        return self._keys[meter.party.hid].answers.get(request)
+
+    # Steps.
+
+    async def _carry(self, steps: Iterable[Step]) -> None:
+        """Make all writes durable, then hand over and send."""
+        done = list(steps)
+        writes = [Write(*write) for step in done for write in step.writes]
+        if writes:
+            await self._fleet.keep(writes)
+        for step in done:
+            for event in step.events:
+                match event:
+                    case Accepted():
+                        self._take(event)
+                    case Refused(reason, _):
+                        self.refused[reason] += 1
+                    case _:
+                        continue
+            for send in step.sends:
+                if isinstance(send, ToMdms):
+                    self._enqueue(encode(send.message))
+        self._wake()
+
+    def _enqueue(self, data: bytes) -> None:
+        if len(self._up) >= UP_WAITING_MAX:
+            self.dropped += 1
+            return
+        self._up.append(data)
+        self._up_wanted.set()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _watched(self, work: Any) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._failure = error
+            self._wake()
+
+    # Down.
+
+    async def _listen(self) -> None:
+        hids, place, attempt = list(self._keys), "", 0
+        backoff = Backoff(first_ms=100, cap_ms=5_000)
+        while True:
+            try:
+                async for events in _grouped(self._head_end.listen(hids, place)):
+                    attempt = 0
+                    place = next((event.place for event in reversed(events) if event.place), place)
+                    async with self._turn:
+                        await self._hear(events)
+            except HeadEndUnavailable:
+                attempt += 1
+                await asyncio.sleep(backoff.delay_ms(attempt, b"head-end") / 1000)
+
+    async def _hear(self, events: Sequence[StreamEvent]) -> None:
+        now_ms = self._now_ms()
+        steps: list[Step] = []
+        for event in events:
+            if event.proof is not None:
+                steps += self._epoch_opened(event.proof, now_ms)
+            elif event.item is not None:
+                steps += [keys.receive(event.item.message, now_ms) for keys in self._hearers(event.item)]
+            else:
+                steps += [keys.check_in(now_ms) for keys in self._keys.values()]
+        await self._carry(steps)
+
+    def _hearers(self, item: DownItem) -> list[MeterKeys]:
+        if item.hid:
+            keys = self._keys.get(item.hid)
+            return [] if keys is None else [keys]
+        return [keys for keys in self._keys.values() if item.group in keys.groups]
+
+    def _epoch_opened(self, proof: TransactionProof, now_ms: int) -> list[Step]:
+        epoch = verify_kms_epoch(proof, self._roster.genesis, self._roster)
+        if isinstance(epoch, Reason):
+            self.refused[epoch] += 1
+            return []
+        steps: list[Step] = []
+        for keys in self._keys.values():
+            if not self._started and keys.record.epoch == epoch.height:
+                steps.append(keys.start(now_ms, self._entropy()))
+            else:
+                steps.append(keys.epoch_opened(epoch.height, epoch.kms_key, now_ms, self._entropy()))
+        self._started, self._epoch = True, epoch
+        return steps
+
+    # What comes round.
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            async with self._turn:
+                now_ms = self._now_ms()
+                steps = [keys.tick(now_ms, self._entropy()) for keys in self._keys.values()] if self._started else []
+                await self._carry([*self._new_sessions(now_ms), *steps])
+
+    def _new_sessions(self, now_ms: int) -> list[Step]:
+        """Follow meters to new sessions: the keys of the old one are destroyed."""
+        steps = []
+        for hid, meter in self._meters.items():
+            session = meter.session
+            if session is not None and session.number != self._sessions[hid]:
+                self._sessions[hid] = session.number
+                keys = self._keys[hid]
+                steps.append(keys.session_opened(session.number, session.key, session.kem, now_ms, self._entropy()))
+        return steps
+
+    async def _send_up(self) -> None:
+        while True:
+            await self._up_wanted.wait()
+            self._up_wanted.clear()
+            while self._up:
+                batch, self._up = self._up[:UP_MESSAGES_MAX], self._up[UP_MESSAGES_MAX:]
+                try:
+                    self.refused_above.update(await self._head_end.send(batch))
+                except HeadEndUnavailable:
+                    self.dropped += len(batch)  # the meters repeat what counts
+                    await asyncio.sleep(TICK_S)
+
+
+def _session_of(meter: Meter) -> int:
+    return 0 if meter.session is None else meter.session.number
+
+
+async def _grouped(events: AsyncIterator[StreamEvent]) -> AsyncIterator[list[StreamEvent]]:
+    """Yield events as they come, several at a time when they come fast, so that one write serves them all."""
+    queue: asyncio.Queue[StreamEvent | Exception] = asyncio.Queue(EVENTS_AT_ONCE)
+
+    async def fill() -> None:
+        try:
+            async for event in events:
+                await queue.put(event)
+        except HeadEndUnavailable as error:
+            await queue.put(error)
+
+    filling = asyncio.create_task(fill())
+    try:
+        while True:
+            group: list[StreamEvent] = []
+            first: StreamEvent | Exception = await queue.get()
+            while isinstance(first, StreamEvent):
+                group.append(first)
+                if queue.empty() or len(group) >= EVENTS_AT_ONCE:
+                    break
+                first = queue.get_nowait()
+            if group:
+                yield group
+            if isinstance(first, Exception):
+                raise first
+    finally:
+        filling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await filling

@@ -1,0 +1,107 @@
+"""HTTP endpoints of the symmetric keys: for whoever carries meters' messages, and for operators.
+
+What meters send and get protects itself (bcami.kms), so these endpoints ask for nothing; they are bounded instead.
+"""
+
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, HTTPException, Request
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+
+from bcami.codec import encode
+from bcami.errors import MalformedError
+from bcami.kms.wire import EPOCH_EVENT, GAP_EVENT, MESSAGE_EVENT, SUBSCRIPTION, UP_BATCH
+from bcami.mdms.access import Reader, service_of
+from bcami.mdms.head_end import LISTENERS_MAX, Epoch, Gap, HeadEnd, Heard, Message
+from bcami.mdms.kms_service import KmsService
+from bcami.model.reasons import Reason, explain
+
+router = APIRouter(prefix="/v1/kms")
+
+
+def kms_of(request: Request) -> KmsService:
+    kms = service_of(request).kms
+    if kms is None:
+        raise HTTPException(404, "this MDMS has no symmetric keys")
+    return kms
+
+
+@router.post("/messages")
+async def messages(request: Request) -> dict[str, Any]:
+    """Take messages of meters: the body is msgpack `bcami.kms.wire.UpBatch`. Answers what was refused, by reason."""
+    kms = kms_of(request)
+    body = await _body(request, UP_BATCH.bytes_max, kms)
+    try:
+        batch = UP_BATCH.decode(body)
+    except MalformedError as error:
+        raise _refusal(kms, 400, Reason.MALFORMED, error.what) from None
+    refused = await kms.receive(batch, "" if request.client is None else request.client.host)
+    return {"taken": len(batch), "refused": dict(refused)}
+
+
+@router.post("/stream", response_class=StreamingResponse)
+async def stream(
+    request: Request, last_event_id: Annotated[str | None, Header(max_length=64)] = None
+) -> StreamingResponse:
+    """Stream what is for some meters (server-sent events): the body is msgpack `bcami.kms.wire.Subscription`.
+
+    With Last-Event-ID a stream goes on where it ended; an event `gap` says when it cannot.
+    """
+    kms = kms_of(request)
+    body = await _body(request, SUBSCRIPTION.bytes_max, kms)
+    try:
+        hids = frozenset(SUBSCRIPTION.decode(body))
+    except MalformedError as error:
+        raise _refusal(kms, 400, Reason.MALFORMED, error.what) from None
+    if kms.head_end.listeners >= LISTENERS_MAX:
+        raise _refusal(kms, 503, Reason.QUEUE_FULL, f"{LISTENERS_MAX} streams are open")
+    return StreamingResponse(
+        _events(kms.head_end, hids, last_event_id),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store"},
+    )
+
+
+async def _events(head_end: HeadEnd, hids: frozenset[bytes], after: str | None) -> AsyncIterator[bytes]:
+    head_end.listeners += 1
+    try:
+        async for heard in head_end.listen(hids, after):
+            yield _event(heard)
+    finally:
+        head_end.listeners -= 1
+
+
+def _event(heard: Heard | None) -> bytes:
+    match heard:
+        case None:
+            return b": still here\n\n"
+        case Epoch(proof):
+            return format_sse_event(data_str=b64encode(proof).decode(), event=EPOCH_EVENT)
+        case Gap():
+            return format_sse_event(data_str="", event=GAP_EVENT)
+        case Message(name, item):
+            return format_sse_event(data_str=b64encode(encode(item)).decode(), event=MESSAGE_EVENT, id=name)
+
+
+@router.get("/status")
+async def status(request: Request, _: Reader) -> dict[str, Any]:
+    """Return how the symmetric keys stand, and what became of the newest deliveries."""
+    kms = kms_of(request)
+    return await kms.status()
+
+
+async def _body(request: Request, bytes_max: int, kms: KmsService) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > bytes_max:
+            raise _refusal(kms, 413, Reason.OVERSIZED, f"more than {bytes_max} bytes")
+    return bytes(body)
+
+
+def _refusal(kms: KmsService, status: int, reason: Reason, detail: str) -> HTTPException:
+    kms.metrics.refused(reason)
+    return HTTPException(status, f"{reason}: {explain(reason)}: {detail}")
