@@ -181,7 +181,9 @@ def period_key_after_erasure(seed: int) -> Account:
 def _as_on_chain(where: Town, tx: Transaction, number: int) -> tuple[PeriodRow | None, SessionRow]:
     """Return what everybody knows from the blocks: the attacker needs no store for it."""
     argument = Codec[RegisterArgument](RegisterArgument, ARGUMENT_BYTES_MAX).decode(where.registrations[0].argument)
-    session = SessionRow(tx.signer, tx.session, argument.encapsulation, number, 0)
+    session = SessionRow(
+        tx.signer, tx.session, argument.encapsulation, number, 0, argument.public_key, argument.kem_key
+    )
     return where.mdms.store.period(number), session
 
 
