@@ -9,10 +9,12 @@ import httpx
 from bcami.config import Network, NodeAddress
 from bcami.errors import EnvironmentFault, InputError
 from bcami.paths import HomePaths
+from bcami.processes.home import load_operator_token, open_home
 from bcami.processes.identity import running
 from bcami.processes.supervisor import last_log_lines
 
 _TIMEOUT_S: Final = 30.0
+_OF_THE_INPUT: Final = (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT)
 _JSON: Final = {"accept": "application/json"}
 
 
@@ -38,6 +40,27 @@ def running_mdms(home: HomePaths, network: Network) -> str:
         what = "the MDMS is not running" + (f"; last lines of {home.mdms_log}:{lines}" if lines else "")
         raise EnvironmentFault(what, do="bcami up --detach mdms")
     return network.mdms.url
+
+
+def mdms_get(home: HomePaths, path: str, *, as_operator: bool = False, **options: Any) -> dict[str, Any]:
+    """Return what the MDMS of a home answers, with the operator's token when it is needed."""
+    network, _ = open_home(home)
+    url = running_mdms(home, network)
+    headers = _bearer(home) if as_operator else {}
+    with http_client() as client:
+        return get_json(client, url, path, headers=headers, **options)
+
+
+def mdms_post(home: HomePaths, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return what the MDMS of a home answers to an operator's command."""
+    network, _ = open_home(home)
+    url = running_mdms(home, network)
+    with http_client() as client:
+        return post_json(client, url, path, json=body, headers=_bearer(home))
+
+
+def _bearer(home: HomePaths) -> dict[str, str]:
+    return {"authorization": f"Bearer {load_operator_token(home)}"}
 
 
 def get_json(client: httpx.Client, url: str, path: str, *, absent: str = "", **options: Any) -> dict[str, Any]:
@@ -68,6 +91,8 @@ def _answered(client: httpx.Client, method: str, address: str, absent: str, opti
         told = None
     if answer.status_code == httpx.codes.BAD_REQUEST and isinstance(told, dict):
         raise InputError(str(told.get("detail")), where=told.get("where", ""), do=told.get("do", ""))
+    if answer.status_code in _OF_THE_INPUT and isinstance(told, dict):
+        raise InputError(str(told.get("detail")), where=f"{method} {address}")
     if answer.status_code != httpx.codes.OK or not isinstance(told, dict):
         detail = told.get("detail", told) if isinstance(told, dict) else answer.text[:200]
         raise EnvironmentFault(f"HTTP {answer.status_code}: {detail}", where=f"{method} {address}", do="bcami doctor")

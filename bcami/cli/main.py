@@ -17,6 +17,7 @@ from bcami.cli import (
     demo,
     doctor,
     fault,
+    kms,
     mdms,
     network,
     rebuild,
@@ -43,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, network, data, verify, bench, fault, show, mdms, doctor, rebuild, simulate, report, aggregate):
+for group in (demo, network, data, verify, bench, fault, show, mdms, kms, doctor, rebuild, simulate, report, aggregate):
     group.register(app)
 
 

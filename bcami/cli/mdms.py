@@ -1,15 +1,12 @@
 """mdms status, gaps, export, backup: what the MDMS holds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bcami.cli.options import HOME_DEFAULT, Home, Json, home_paths
 from bcami.cli.screen import SCREEN
-
-if TYPE_CHECKING:
-    from bcami.paths import HomePaths
 
 mdms = typer.Typer(no_args_is_help=True, help="Ask the MDMS: what it stored, what is missing; export it, back it up.")
 
@@ -27,7 +24,9 @@ def status(home: Home = HOME_DEFAULT, json: Json = False) -> None:
 
     Example: bcami mdms status
     """
-    told = _get(home, "/v1/status")
+    from bcami.cli.ask import mdms_get
+
+    told = mdms_get(home_paths(home), "/v1/status")
     for name, value in told.items():
         SCREEN.line(f"{name:<22}{_text(value)}")
     SCREEN.result("bcami/mdms_status/1", told)
@@ -46,8 +45,12 @@ def gaps(
 
     Example: bcami mdms gaps --meter MAC000012
     """
+    from bcami.cli.ask import mdms_get
+
     asked = {"meter": meter, "from": from_, "to": to, "limit": limit}
-    told = _get(home, "/v1/gaps", params={name: value for name, value in asked.items() if value is not None})
+    told = mdms_get(
+        home_paths(home), "/v1/gaps", params={name: value for name, value in asked.items() if value is not None}
+    )
     SCREEN.table(
         ("meter", "from", "to", "half-hours"),
         [(gap["meter_id"], gap["start"], gap["end"], gap["intervals"]) for gap in told["gaps"]],
@@ -62,7 +65,9 @@ def export(path: Target, home: Home = HOME_DEFAULT, json: Json = False) -> None:
 
     Example: bcami mdms export readings.parquet
     """
-    told = _post(home, "/v1/export", {"path": str(Path(path).absolute())})
+    from bcami.cli.ask import mdms_post
+
+    told = mdms_post(home_paths(home), "/v1/export", {"path": str(Path(path).absolute())})
     SCREEN.line(f"{told['readings']:,} readings in {told['path']}")
     SCREEN.result("bcami/mdms_export/1", told)
 
@@ -73,36 +78,11 @@ def backup(path: Target, home: Home = HOME_DEFAULT, json: Json = False) -> None:
 
     Example: bcami mdms backup backups/monday
     """
-    told = _post(home, "/v1/backup", {"path": str(Path(path).absolute())})
+    from bcami.cli.ask import mdms_post
+
+    told = mdms_post(home_paths(home), "/v1/backup", {"path": str(Path(path).absolute())})
     SCREEN.line(f"backup up to height {told['height']} in {told['path']}")
     SCREEN.result("bcami/mdms_backup/1", told)
-
-
-def _opened(home: str) -> "tuple[HomePaths, str]":
-    from bcami.cli.ask import running_mdms
-    from bcami.processes.home import open_home
-
-    paths = home_paths(home)
-    network, _ = open_home(paths)
-    return paths, running_mdms(paths, network)
-
-
-def _get(home: str, path: str, **options: Any) -> dict[str, Any]:
-    from bcami.cli.ask import get_json, http_client
-
-    _, url = _opened(home)
-    with http_client() as client:
-        return get_json(client, url, path, **options)
-
-
-def _post(home: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    from bcami.cli.ask import http_client, post_json
-    from bcami.processes.home import load_operator_token
-
-    paths, url = _opened(home)
-    headers = {"authorization": f"Bearer {load_operator_token(paths)}"}
-    with http_client() as client:
-        return post_json(client, url, path, json=body, headers=headers)
 
 
 def _text(value: object) -> str:

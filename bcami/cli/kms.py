@@ -1,0 +1,319 @@
+"""kms: the MDMS's symmetric keys, what is sent to meters under them, and demand-response projects."""
+
+import contextlib
+import signal
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from bcami.cli.options import HOME_DEFAULT, Home, Json, home_paths
+from bcami.cli.screen import SCREEN
+
+if TYPE_CHECKING:
+    from bcami.kms import Accepted
+    from bcami.paths import HomePaths
+
+kms = typer.Typer(no_args_is_help=True, help="Send to meters under symmetric keys; demand response; rotate, audit.")
+dr = typer.Typer(no_args_is_help=True, help="Demand-response projects and who takes part.")
+kms.add_typer(dr, name="dr")
+
+HOUR_S: Final = 3_600
+_POLL_S: Final = 0.1
+
+Project = Annotated[int, typer.Argument(min=1, metavar="NUMBER", help="The project.")]
+Meter = Annotated[str, typer.Argument(metavar="METER", help="Meter id or HID.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.add_typer(kms, name="kms")
+
+
+@kms.command()
+def status(home: Home = HOME_DEFAULT, json: Json = False) -> None:
+    """Show the epoch, who has its keys, and what became of the newest deliveries.
+
+    Example: bcami kms status
+    """
+    from bcami.cli.ask import mdms_get
+
+    told = mdms_get(home_paths(home), "/v1/kms/status")
+    for name, value in told.items():
+        if name != "deliveries":
+            SCREEN.line(f"{name:<18}{value:,}" if isinstance(value, int) else f"{name:<18}{value}")
+    _show_deliveries(told["deliveries"])
+    SCREEN.result("bcami/kms_status/1", told)
+
+
+@kms.command()
+def send(
+    broadcast: Annotated[bool, typer.Option("--broadcast", help="To all meters.")] = False,
+    group: Annotated[int | None, typer.Option(min=1, metavar="NUMBER", help="To those in a project.")] = None,
+    meter: Annotated[str | None, typer.Option(metavar="METER", help="To one meter.")] = None,
+    price: Annotated[
+        str | None, typer.Option(metavar="P,P,…", help="A price per kWh for each half-hour from now on.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=0, metavar="W", help="Limit the load.")] = None,
+    connect: Annotated[bool, typer.Option("--connect", help="Connect the supply.")] = False,
+    disconnect: Annotated[bool, typer.Option("--disconnect", help="Disconnect the supply.")] = False,
+    call: Annotated[bool, typer.Option("--call", help="Ask for the readings of the last hours.")] = False,
+    hours: Annotated[int, typer.Option(min=1, max=8760, help="How long it holds, or what --call asks for.")] = 1,
+    valid_for: Annotated[
+        int | None, typer.Option(min=1, metavar="SECONDS", help="Meters do not take it later; by default they do.")
+    ] = None,
+    wait: Annotated[int, typer.Option(min=0, max=3600, metavar="SECONDS", help="Wait for the meters.")] = 0,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Send one message: a price, a load limit, a (dis)connection, or a call for readings.
+
+    Example: bcami kms send --broadcast --price 0.25,0.18 --wait 5
+    """
+    from bcami.cli.ask import mdms_get, mdms_post
+    from bcami.errors import InputError
+
+    if broadcast + (group is not None) + (meter is not None) != 1:
+        raise InputError("to whom?", do="give one of --broadcast, --group NUMBER, --meter METER")
+    message = _message(price, limit, connect=connect, disconnect=disconnect, call=call, hours=hours)
+    target = {"meter": meter} if meter is not None else {"group": group or 0}
+    paths = home_paths(home)
+    told = mdms_post(paths, "/v1/kms/send", {**target, "valid_for_s": valid_for, "message": message})
+    path = f"/v1/kms/deliveries/{told['epoch']}/{told['number']}"
+    until = time.monotonic() + wait
+    found = mdms_get(paths, path)
+    while found["waiting"] and time.monotonic() < until:
+        time.sleep(_POLL_S)
+        found = mdms_get(paths, path)
+    _show_deliveries([found])
+    SCREEN.result("bcami/kms_send/1", found)
+
+
+@kms.command()
+def rotate(home: Home = HOME_DEFAULT, json: Json = False) -> None:
+    """Open a new epoch on the chain: every key is drawn anew.
+
+    Example: bcami kms rotate
+    """
+    from bcami.cli.ask import mdms_post
+
+    told = mdms_post(home_paths(home), "/v1/kms/rotate", {})
+    SCREEN.line(f"epoch {told['after_epoch']} will be followed by another within seconds: bcami kms status")
+    SCREEN.result("bcami/kms_rotate/1", told)
+
+
+@kms.command()
+def audit(
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Show so many entries.")] = 20,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Check the log of all changes, from its first entry on, against its anchor on the chain.
+
+    Example: bcami kms audit
+    """
+    from bcami.cli.ask import mdms_get
+    from bcami.errors import ExpectationError
+
+    told = mdms_get(home_paths(home), f"/v1/kms/audit?limit={limit}", as_operator=True)
+    SCREEN.table(
+        ("", "when", "what", "of", "detail"),
+        [
+            (row["sequence"], _time(row["time_ms"]), row["action"], row["subject"], row["detail"])
+            for row in told["entries"]
+        ],
+    )
+    SCREEN.line(f"{told['length']} entries, {told['anchored_length']} of them anchored on the chain")
+    if told["fault"] is not None:
+        raise ExpectationError(
+            told["fault"], likely="the store was changed, or replaced by an old copy", do="keep HOME/mdms as it is"
+        )
+    SCREEN.result("bcami/kms_audit/1", told)
+
+
+@kms.command()
+def listen(
+    seconds: Annotated[int, typer.Option(min=1, max=86_400, help="For how long.")] = 30,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Carry the meters of this home's fleet: show what each takes and when. Ctrl-C ends it early.
+
+    Example: bcami kms listen --seconds 60
+    """
+    import asyncio
+
+    taken = asyncio.run(_listen(home_paths(home), seconds))
+    SCREEN.line(f"{len(taken)} messages")
+    SCREEN.result("bcami/kms_listen/1", {"taken": [_taken_form(item) for item in taken]})
+
+
+async def _listen(home: "HomePaths", seconds: int) -> "list[Accepted]":
+    import asyncio
+
+    from bcami.ami.downstream import Downstream
+    from bcami.cli.meters import open_fleet
+    from bcami.client.head_end import HeadEndClient
+    from bcami.crypto.roster import Roster
+    from bcami.processes.home import open_home
+
+    network, genesis = open_home(home)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+    taken: list[Accepted] = []
+
+    def take(item: "Accepted") -> None:
+        taken.append(item)
+        form = _taken_form(item)
+        SCREEN.line(f"{form['hid'][:16]}…  {form['message']:<16} {form['latency_ms']:>6} ms")
+
+    async with open_fleet(home) as opened:
+        meters = opened.fleet.in_session()
+        head_end = HeadEndClient(network.mdms.url)
+        roster = Roster.from_genesis(genesis)
+        async with Downstream(opened.fleet, roster, meters, head_end, take=take, now_ms=_now_ms) as downstream:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await stop.wait()
+            SCREEN.line(f"{downstream.confirmed} of {len(meters)} meters have keys")
+    return taken
+
+
+@dr.command("list")
+def list_projects(home: Home = HOME_DEFAULT, json: Json = False) -> None:
+    """Show all projects.
+
+    Example: bcami kms dr list
+    """
+    from bcami.cli.ask import mdms_get
+
+    told = mdms_get(home_paths(home), "/v1/kms/projects")
+    SCREEN.table(
+        ("project", "name", "members", "excludes"),
+        [
+            (row["project"], row["name"], row["members"], ", ".join(map(str, row["excludes"])))
+            for row in told["projects"]
+        ],
+    )
+    SCREEN.result("bcami/kms_projects/1", told)
+
+
+@dr.command()
+def publish(
+    project: Project,
+    name: Annotated[str, typer.Argument(help="What meters' owners see.")],
+    excludes: Annotated[
+        list[int] | None, typer.Option("--excludes", metavar="NUMBER", help="Cannot be joined beside this; repeat.")
+    ] = None,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Open a project and tell all meters.
+
+    Example: bcami kms dr publish 1 "evening peak"
+    """
+    from bcami.cli.ask import mdms_post
+
+    body = {"project": project, "name": name, "excludes": excludes or []}
+    told = mdms_post(home_paths(home), "/v1/kms/projects", body)
+    SCREEN.line(f"project {project} is published")
+    SCREEN.result("bcami/kms_publish/1", told)
+
+
+@dr.command()
+def join(project: Project, meter: Meter, home: Home = HOME_DEFAULT, json: Json = False) -> None:
+    """Let a meter take part.
+
+    Example: bcami kms dr join 1 MAC000002
+    """
+    _change(home, project, meter, "join")
+
+
+@dr.command()
+def leave(project: Project, meter: Meter, home: Home = HOME_DEFAULT, json: Json = False) -> None:
+    """Take a meter out: those who stay get keys that it cannot have.
+
+    Example: bcami kms dr leave 1 MAC000002
+    """
+    _change(home, project, meter, "leave")
+
+
+def _change(home: str, project: int, meter: str, what: str) -> None:
+    from bcami.cli.ask import mdms_post
+
+    told = mdms_post(home_paths(home), f"/v1/kms/projects/{project}/{what}", {"meter": meter})
+    SCREEN.line(f"{meter}: {what} of project {project} within about a second")
+    SCREEN.result(f"bcami/kms_{what}/1", told)
+
+
+def _message(
+    price: str | None, limit: int | None, *, connect: bool, disconnect: bool, call: bool, hours: int
+) -> dict[str, Any]:
+    from bcami.errors import InputError
+    from bcami.units import HALF_HOUR_S
+
+    if (price is not None) + (limit is not None) + connect + disconnect + call != 1:
+        raise InputError("what?", do="give one of --price, --limit, --connect, --disconnect, --call")
+    now_s = int(time.time())
+    if price is not None:
+        starts_s = now_s - now_s % HALF_HOUR_S
+        return {"kind": "price", "starts_s": starts_s, "interval_s": HALF_HOUR_S, "prices": _prices(price)}
+    if call:
+        return {"kind": "data_call", "from_s": now_s - hours * HOUR_S, "to_s": now_s}
+    action = "connect" if connect else "disconnect" if disconnect else "limit"
+    ends_s = now_s + hours * HOUR_S
+    return {"kind": "control", "action": action, "limit_w": limit or 0, "starts_s": now_s, "ends_s": ends_s}
+
+
+def _prices(text: str) -> list[int]:
+    """Return prices in units of 10^-7 of the currency, exactly. Raises InputError."""
+    from bcami.errors import InputError
+    from bcami.units import energy_from_text
+
+    try:
+        return [energy_from_text(item) for item in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"not prices: {text!r}", where="--price", do="give decimals with at most seven places, such as 0.25,0.18"
+        ) from None
+
+
+def _show_deliveries(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    SCREEN.line()
+    SCREEN.table(
+        ("delivery", "what", "to", "delivered", "late", "waiting", "expired", "at most", "deadline"),
+        [
+            (
+                f"{row['epoch']}/{row['number']}",
+                row["title"],
+                {None: "one meter", 0: "all"}.get(row["group"], f"project {row['group']}"),
+                row["delivered"],
+                row["late"],
+                row["waiting"],
+                row["expired"],
+                f"{row['latency_ms_max']} ms",
+                f"{row['deadline_ms']:,} ms",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _taken_form(item: "Accepted") -> dict[str, Any]:
+    return {
+        "hid": item.hid.hex(),
+        "message": str(item.payload.__struct_config__.tag),
+        "sent_ms": item.sent_ms,
+        "latency_ms": item.received_ms - item.sent_ms,
+        "in_time": item.in_time,
+    }
+
+
+def _time(ms: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ms // 1000))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
