@@ -18,6 +18,7 @@ def test_a_network_lives_and_leaves_nothing_behind(fresh: Cluster) -> None:
     for node in status["nodes"]:
         assert set(node) == {
             "name", "pid", "url", "view", "primary", "height", "block_hash", "state_root", "peers_connected", "lag",
+            "amnesia",
         }  # fmt: skip
         assert node["primary"] == "node1"
     assert set(status["mdms"]) == {"pid", "url", "height", "readings"}

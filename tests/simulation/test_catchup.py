@@ -9,6 +9,7 @@ from bcami.errors import MalformedError
 from bcami.model.chain import BlockBundle, StoredBatch
 from bcami.model.consensus import Checkpoint, Commit, Prepare, PrePrepare
 from bcami.model.wire import PEER_CODEC, FetchBatch, FetchBlocks, Status
+from bcami.node.core import early
 from bcami.node.core.serving import CREDIT_BYTES_MAX, REQUEST_BYTES
 from tests.simulation.byzantine import Puppet
 from tests.simulation.mutations import altered
@@ -31,6 +32,39 @@ def test_a_node_far_behind_gets_there_and_has_the_same_headers() -> None:
     scene = left_behind(45)
     scene.cluster.start(3)
     scene.settle(wait_ms=4_000)
+
+
+def test_blocks_that_come_in_the_reverse_order_are_all_of_use() -> None:
+    """A network may reorder what answers one request (seed 240: one block of each answer counted, and none got near)."""
+    scene = left_behind(20)
+    cluster, asked = scene.cluster, list[tuple[int, FetchBlocks]]()
+
+    def drop(sender: int, receiver: int, message: object) -> bool:
+        if isinstance(message, FetchBlocks) and sender == 3:
+            asked.append((receiver, message))
+        return isinstance(message, BlockBundle)
+
+    cluster.drop = drop
+    cluster.start(3)
+    cluster.run(1_000)
+    peer, request = asked[-1]
+    node, ledger = cluster.node(3), cluster.disks[peer].ledger
+    for height in range(request.last, request.first - 1, -1):
+        assert node.executor.height == request.first - 1
+        node.receive(peer, ledger.bundle(height), cluster.now_ms)
+    assert node.executor.height == request.last > request.first + 10
+
+
+def test_blocks_that_come_early_take_no_more_room_than_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = left_behind(20).cluster.disks[0].ledger
+    blocks = [bundle for height in range(1, 20) if (bundle := ledger.bundle(height)) is not None]
+    monkeypatch.setattr(early, "BUNDLES_BYTES_MAX", sum(len(encode(bundle)) for bundle in blocks[5:8]))
+    held = early.EarlyBlocks()
+    for bundle in blocks[5:] + blocks[5:8]:
+        held.keep(1, bundle, 2)
+    assert len(held) == 3
+    held.keep(1, blocks[-1], blocks[-1].block.header.height)
+    assert len(held) == 0, "what is below is forgotten, and the next one is not early"
 
 
 def test_a_liar_that_claims_great_heights_and_sends_nothing_costs_little() -> None:

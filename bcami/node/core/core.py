@@ -509,9 +509,13 @@ class NodeCore:
         if self._answers.is_gap(height):
             self._on_gap_bundle(peer, height, bundle.certificate)
             return
-        is_good = self._sync.take_block(peer, bundle, self.pbft.view, self._elapsed.ms)
-        if is_good and bundle.certificate.height > height:
-            self._ordered(self.pbft.step(pbft_in.BlockCertified(bundle.certificate), now_ms))
+        while not self.halted and self._sync.take_block(peer, bundle, self.pbft.view, self._elapsed.ms):
+            if bundle.certificate.height > bundle.block.header.height:
+                self._ordered(self.pbft.step(pbft_in.BlockCertified(bundle.certificate), now_ms))
+            early = self._sync.take_early()
+            if early is None:
+                break
+            peer, bundle = early
         self._fetch_missing()
         self._ask_for_blocks()
 

@@ -15,6 +15,7 @@ from bcami.model.wire import FetchBlocks, SnapshotPart
 from bcami.node.core import effects as out
 from bcami.node.core.catchup import CatchUp
 from bcami.node.core.chain import Chain
+from bcami.node.core.early import EarlyBlocks
 from bcami.node.core.execution import Executor
 from bcami.node.core.snapshots import Phase, SnapshotSync
 
@@ -31,6 +32,7 @@ class Sync:
         self._executor = executor
         self._out = outbox
         self.snapshots = SnapshotSync(roster)
+        self._early = EarlyBlocks()
         self._source = 0
 
     def go_on(self, elapsed_ms: int) -> None:
@@ -83,6 +85,9 @@ class Sync:
         height = bundle.block.header.height
         if not self._catchup.expects(peer, height):
             return False
+        if height > self._next_height:
+            self._early.keep(peer, bundle, self._next_height)
+            return False
         if self.snapshots.is_active:
             taken = self.snapshots.take_block(bundle)
             if taken is None:
@@ -106,6 +111,15 @@ class Sync:
         else:
             self._catchup.refused(peer, elapsed_ms)
         return False
+
+    def take_early(self) -> tuple[int, BlockBundle] | None:
+        """Return the next block, and who sent it, if it came too early: it is to be taken now."""
+        return self._early.take(self._next_height)
+
+    @property
+    def _next_height(self) -> int:
+        """Height of the block that is taken next."""
+        return (self.snapshots.height if self.snapshots.is_active else self._executor.height) + 1
 
     def take_part(self, peer: int, part: SnapshotPart, elapsed_ms: int) -> None:
         """Take a part of a snapshot, and ask for the next one."""

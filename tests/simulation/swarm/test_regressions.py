@@ -11,6 +11,7 @@ from bcami.faults.simulator.runner import run_seed
 FIXED: dict[int, str] = {
     28: "a node whose ledger was rebuilt gave a lane number to a second batch",
     154: "a CHECKPOINT that was stored and never sent left after the ledger had been rebuilt",
+    240: "blocks that a network reordered were thrown away but for the next one: a late node fell behind for ever",
     361: "a rebuilt replica left its view with proofs above its window, which all others refused: nobody moved",
     1657: "the same, and its VIEW-CHANGE stood until the next view, which never came",
     1986: "a replica whose catch-up ended as others left proved a height below its watermark, which all refused",
