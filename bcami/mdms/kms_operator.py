@@ -7,7 +7,6 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 
 from bcami.kms import FOREVER_MS, Step
-from bcami.kms.audit import AUDIT_ENTRY, AuditEntry, check_log
 from bcami.kms.groups import Group
 from bcami.kms.messages import (
     IDS_MAX,
@@ -20,13 +19,11 @@ from bcami.kms.messages import (
     Pricing,
     RemoteControl,
 )
-from bcami.kms.records import AUDIT
 from bcami.mdms.access import Operator, Reader
 from bcami.mdms.kms_routes import kms_of
 from bcami.mdms.kms_service import KmsService
 from bcami.mdms.service import MdmsService
 from bcami.model.reasons import Reason, explain
-from bcami.model.registration import KmsState
 
 AUDIT_ENTRIES_MAX: Final = 1_000
 _UNKNOWN: Final = frozenset({Reason.UNKNOWN_HID, Reason.UNKNOWN_GROUP})
@@ -182,7 +179,7 @@ async def audit(
     """Check the whole audit log against the anchor on the chain; return its newest entries."""
     kms = kms_of(request)
     anchor = await kms.anchored()
-    entries, fault = await kms.look(lambda: _checked_log(kms, anchor))
+    entries, fault = await kms.look(lambda: kms.checked_log(anchor))
     return {
         "entries": [
             {"sequence": e.sequence, "time_ms": e.time_ms, "action": e.action, "subject": e.subject, "detail": e.detail}
@@ -193,11 +190,6 @@ async def audit(
         "anchored_head": anchor.head.hex(),
         "fault": fault,
     }
-
-
-def _checked_log(kms: KmsService, anchor: KmsState) -> tuple[list[AuditEntry], str | None]:
-    entries = [AUDIT_ENTRY.decode(value) for _, value in kms.store.rows(AUDIT)]
-    return entries, check_log(entries, anchor.head, anchor.length)
 
 
 async def _command(kms: KmsService, work: Callable[[], Step]) -> None:

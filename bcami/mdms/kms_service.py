@@ -28,9 +28,10 @@ from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
 from bcami.errors import InconclusiveError, MalformedError
 from bcami.kms import KeyServer, Refused, Step, ToGroup, ToMdms, ToMeter
+from bcami.kms.audit import AUDIT_ENTRY, AuditEntry, check_log
 from bcami.kms.deliveries import Summary
 from bcami.kms.messages import TABLE_1, UP_CODEC, BootstrapRequest, DeliveryId
-from bcami.kms.records import DELIVERIES, DELIVERY
+from bcami.kms.records import AUDIT, DELIVERIES, DELIVERY
 from bcami.kms.wire import DownItem
 from bcami.mdms.head_end import HeadEnd
 from bcami.mdms.kms_metrics import KmsMetrics
@@ -103,6 +104,8 @@ class KmsService:
         self._signer: SecretKey | None = None
         self._followed = 0
         self._anchored = 0
+        self.audit_fault: str | None = None
+        """What was wrong with the audit log at the start."""
         self._bootstraps = TokenBuckets(BOOTSTRAPS_PER_SECOND, BOOTSTRAPS_BURST)
         self._rotate = asyncio.Event()
 
@@ -113,6 +116,7 @@ class KmsService:
         loop = asyncio.get_running_loop()
         await self._follow()
         await self._open_epoch()
+        await self._check_audit()
         opened = anchored = loop.time()
         while not stop.is_set():
             await self._follow()
@@ -232,6 +236,7 @@ class KmsService:
             "audit_length": counts.audit_length,
             "audit_head": counts.audit_head.hex(),
             "audit_anchored": self._anchored,
+            "audit_fault": self.audit_fault,
             "deliveries": [delivery_form(item) for item in newest],
         }
 
@@ -275,9 +280,9 @@ class KmsService:
         self._log.info("epoch of symmetric keys opened", height=height, meters=self.server.counts.meters)
 
     async def anchor(self) -> Reason | None:
-        """Put the head of the audit log on the chain; None when it is there already."""
+        """Put the head of the audit log on the chain; None when it is there already, or the log is not whole."""
         counts, signer = self.server.counts, self._signer
-        if signer is None or counts.audit_length == self._anchored:
+        if signer is None or self.audit_fault is not None or counts.audit_length == self._anchored:
             return None
         argument = encode(AnchorArgument(counts.audit_length, counts.audit_head))
         tx = self._sign("anchor", 1 + counts.audit_length, argument, signer, (signer,))
@@ -287,6 +292,23 @@ class KmsService:
         else:
             self._log.warning("audit log not anchored", length=counts.audit_length, reason=settlement.reason.value)
         return settlement.reason
+
+    async def _check_audit(self) -> None:
+        """Compare the log with the last anchor: one that was cut or replaced is never anchored over the true one."""
+        try:
+            last = await self.anchored()
+        except InconclusiveError as error:
+            self.audit_fault = f"not compared with the chain: {error.what}"
+        else:
+            _, self.audit_fault = await self.look(lambda: self.checked_log(last))
+            self._anchored = last.length
+        if self.audit_fault is not None:
+            self._log.error("the audit log of the symmetric keys is not what the chain has", what=self.audit_fault)
+
+    def checked_log(self, last: KmsState) -> tuple[list[AuditEntry], str | None]:
+        """Return the whole log, and what is wrong with it as seen from an anchor."""
+        entries = [AUDIT_ENTRY.decode(value) for _, value in self.store.rows(AUDIT)]
+        return entries, check_log(entries, last.head, last.length)
 
     async def anchored(self) -> KmsState:
         """Return the epoch and the anchor that the chain has, by weak equal answers. Raises InconclusiveError."""

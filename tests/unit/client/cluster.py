@@ -278,6 +278,10 @@ class Cluster:
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             return self._submit(node, request)
+        if path.startswith("/v1/transactions/"):
+            return self._receipt(bytes.fromhex(path.rsplit("/", 1)[1]))
+        if path.startswith("/v1/query/"):
+            return self._query(*path.split("/")[3:])
         if path == "/v1/contribute":
             return self._contribute(node, request)
         if path == "/v1/period":
@@ -295,6 +299,16 @@ class Cluster:
         if path == "/v1/genesis":
             return _msgpack(self.genesis)
         return httpx.Response(404)
+
+    def _receipt(self, tx_id: bytes) -> httpx.Response:
+        if tx_id not in self.places:
+            return httpx.Response(404)
+        result = self.result(tx_id)
+        return _msgpack(SubmitAnswer((result,), (self.blocks[result.height - 1][0],)))
+
+    def _query(self, contract: str, function: str) -> httpx.Response:
+        answer = self.runtime.query(contract, function, b"", self.read)
+        return httpx.Response(404) if isinstance(answer, Reason) else _msgpack(QueryAnswer(len(self.blocks), answer, 0))
 
     def _submit(self, node: int, request: httpx.Request) -> httpx.Response:
         faults, served = self.faults[node], self.served[node]

@@ -1,0 +1,274 @@
+"""The MDMS's end of the symmetric keys as a service: the real store and contracts, a chain and meters in memory."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import structlog
+
+from bcami.client.courier import Courier
+from bcami.client.periods import verify_kms_epoch
+from bcami.client.receipts import ReceiptVerifier
+from bcami.codec import encode
+from bcami.errors import EnvironmentFault
+from bcami.kms import Accepted, HardenedProfile, Identity, KeyServer, MeterKeys, Refused, Scope, Step, ToMdms, Write
+from bcami.kms.messages import Pricing
+from bcami.kms.records import AUDIT
+from bcami.mdms.head_end import Epoch, HeadEnd, Message
+from bcami.mdms.kms_metrics import KmsMetrics
+from bcami.mdms.kms_service import BOOTSTRAPS_BURST, KmsPace, KmsService
+from bcami.mdms.kms_store import KmsStore
+from bcami.mdms.metrics import MdmsMetrics
+from bcami.mdms.periods import Surroundings
+from bcami.model.api import PROOF_CODEC
+from bcami.model.reasons import Reason
+from bcami.model.registration import KmsState
+from tests.unit.client.cluster import Cluster
+from tests.unit.kms.network import Entropy, MeterHost, make_profile
+
+PRICE = Pricing(0, 1800, (2_500_000,))
+
+
+@dataclass
+class Roll:
+    """What the store of the chain tells."""
+
+    identities: list[Identity] = field(default_factory=list)
+    revoked: list[bytes] = field(default_factory=list)
+    height: int = 1
+
+    @property
+    def cursor(self) -> SimpleNamespace:
+        return SimpleNamespace(height=self.height)
+
+    def identities_above(self, height: int) -> list[Identity]:
+        return self.identities
+
+    def revoked_above(self, height: int) -> list[bytes]:
+        return self.revoked
+
+
+class Desk:
+    """A service with one meter, on a chain that outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cluster = Cluster()
+        self.entropy = Entropy("desk")
+        self.scope = Scope(self.cluster.roster.chain, 0, self.cluster.genesis.mdms_hid)
+        self.host = MeterHost("m1", lambda: make_profile("hardened"), self.entropy)
+        self.meter = MeterKeys(self.scope, HardenedProfile(self.scope), self.host.hid, 1, self.host.key, self.host.kem)
+        self.roll = Roll([self.host.identity])
+        self.accepted: list[Accepted] = []
+        self.refused: list[Reason] = []
+        self.epochs: list[int] = []
+
+    def run(self, *works: Callable[["Desk", KmsService], Awaitable[None]]) -> None:
+        """Do each work with a service of its own: the MDMS is started anew in between."""
+        for work in works:
+            asyncio.run(self._run(work))
+
+    async def _run(self, work: Callable[["Desk", KmsService], Awaitable[None]]) -> None:
+        nodes = self.cluster.clients()
+        courier = Courier(nodes, ReceiptVerifier(self.cluster.roster), weak=2, seed=bytes(16))
+        server = KeyServer(self.scope, HardenedProfile(self.scope), changes_wait=True)
+        metrics = MdmsMetrics()
+        stop = asyncio.Event()
+        self.known = len(self.epochs)
+        with KmsStore(self.folder / "kms", bytes(32), self.cluster.roster.chain) as store:
+            server.restore(store.rows)
+            self.service = KmsService(
+                server,
+                store,
+                self.roll,  # type: ignore[arg-type]
+                HeadEnd("run"),
+                nodes,
+                courier.settle,
+                self.cluster.roster,
+                self.cluster.mdms_enrolment,
+                Surroundings(lambda: self.now_ms, self.entropy),
+                KmsMetrics(metrics.registry),
+                structlog.get_logger(),
+                pace=KmsPace(tick_s=0.01, retry_s=0.01),
+            )
+            self.registry = metrics.registry
+            self.stream = self.service.head_end.listen({self.host.hid}, None)
+            running = self.running = asyncio.create_task(self.service.run(stop))
+            try:
+                async with asyncio.timeout(20):
+                    await work(self, self.service)
+                stop.set()
+                await running
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+                await self.stream.aclose()
+                await courier.close()
+
+    now_ms = 1_700_000_000_000
+
+    async def hear(self, condition: Callable[[], bool]) -> None:
+        """Let the meter hear its stream, and answer, until the condition holds."""
+        while not condition():
+            heard = await anext(self.stream)
+            match heard:
+                case Epoch(proof):
+                    epoch = verify_kms_epoch(PROOF_CODEC.decode(proof), self.cluster.genesis, self.cluster.roster)
+                    assert not isinstance(epoch, Reason)
+                    self.epochs.append(epoch.height)
+                    await self.do(self.meter.epoch_opened(epoch.height, epoch.kms_key, self.now_ms, self.entropy()))
+                case Message(_, item):
+                    await self.do(self.meter.receive(item.message, self.now_ms))
+
+    async def do(self, step: Step) -> None:
+        self.accepted += [event for event in step.events if isinstance(event, Accepted)]
+        up = [encode(send.message) for send in step.sends if isinstance(send, ToMdms)]
+        refused = await self.service.receive(up, "127.0.0.1")
+        self.refused += refused.elements()
+
+    def count(self, reason: Reason) -> float:
+        return self.registry.get_sample_value("bcami_kms_refused_total", {"reason": reason.value}) or 0.0
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+async def keys(desk: Desk, service: KmsService) -> None:
+    await desk.hear(lambda: len(desk.epochs) > desk.known and desk.meter.is_confirmed)
+
+
+async def broadcast(desk: Desk, service: KmsService) -> None:
+    await keys(desk, service)
+    before = len(desk.accepted)
+    sent = await service.send(lambda: service.server.send(PRICE, desk.now_ms, group=0))
+    assert not isinstance(sent, Reason)
+    await desk.hear(lambda: len(desk.accepted) > before)
+    told = await service.delivery(sent)
+    assert told is not None
+    assert (told["delivered"], told["waiting"], told["group"]) == (1, 0, 0)
+
+
+def test_each_start_opens_an_epoch_on_the_chain_and_goes_on_with_what_the_store_holds(desk: Desk) -> None:
+    desk.run(broadcast, broadcast)
+    assert len(desk.epochs) == 2
+    assert desk.epochs[1] > desk.epochs[0]
+    assert [item.payload for item in desk.accepted] == [PRICE, PRICE]
+    assert len([tx for tx in desk.cluster.transactions.values() if tx.function == "open_kms"]) == 2
+    assert desk.service.server.counts.meters == 1
+
+
+def test_a_rotation_gives_everybody_new_keys(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        service.rotate()
+        await desk.hear(lambda: len(desk.epochs) == 2 and desk.meter.is_confirmed)
+
+    desk.run(work)
+
+
+def test_before_the_epoch_is_on_the_chain_nothing_is_answered(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        assert await service.send(lambda: service.server.send(PRICE, desk.now_ms, group=0)) is Reason.NOT_READY
+        assert desk.count(Reason.NOT_READY) == 1
+        assert (await service.status())["epoch"] == 0
+        for faults in desk.cluster.faults:
+            faults.is_down = False
+        await keys(desk, service)
+
+    for faults in desk.cluster.faults:
+        faults.is_down = True
+    desk.run(work)
+
+
+def test_a_meter_that_the_chain_revokes_is_removed(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        desk.roll.identities, desk.roll.revoked, desk.roll.height = [], [desk.host.hid], 2
+        await service._follow()
+        await desk.do(desk.meter.check_in(desk.now_ms))
+        assert desk.refused == [Reason.REVOKED_HID]
+        assert desk.count(Reason.REVOKED_HID) == 1
+
+    desk.run(work)
+
+
+def test_what_is_no_message_is_counted_and_refused(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        assert await service.receive([b"", b"\xc1", bytes(1000)], "a") == {Reason.MALFORMED: 3}
+        assert desk.count(Reason.MALFORMED) == 3
+
+    desk.run(work)
+
+
+def test_who_asks_for_keys_too_often_waits_and_others_do_not(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        step = desk.meter.start(desk.now_ms, desk.entropy())
+        (asked,) = [encode(send.message) for send in step.sends if isinstance(send, ToMdms)]
+        for _ in range(int(BOOTSTRAPS_BURST)):
+            service._bootstraps.take("flood", asyncio.get_running_loop().time())
+        refused = await service.receive([asked] * 50, "flood")
+        assert refused[Reason.RATE_LIMITED] > 0
+        assert desk.count(Reason.RATE_LIMITED) == refused[Reason.RATE_LIMITED]
+        assert await service.receive([asked], "another") == {}
+
+    desk.run(work)
+
+
+def test_a_store_that_cannot_be_written_ends_the_service_and_nothing_leaves(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+
+        def refuse(writes: list[Write]) -> None:
+            raise EnvironmentFault("the disk is full")
+
+        service.store.apply = refuse  # type: ignore[method-assign, assignment]
+        put: list[object] = []
+        service.head_end.put = put.append  # type: ignore[method-assign]
+        for _ in range(2):
+            with pytest.raises(EnvironmentFault):
+                await service.send(lambda: service.server.send(PRICE, desk.now_ms, group=0))
+        assert put == []
+        with pytest.raises(EnvironmentFault):
+            await asyncio.shield(desk.running)
+
+    with pytest.raises(EnvironmentFault):
+        desk.run(work)
+
+
+def test_the_audit_log_is_anchored_and_an_old_copy_is_noticed_and_never_anchored(desk: Desk, tmp_path: Path) -> None:
+    async def anchor(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        assert service.audit_fault is None
+        assert await service.anchor() is Reason.VALID
+        assert await service.anchor() is None
+        state: KmsState = await service.anchored()
+        assert (state.length, state.head) == (service.server.counts.audit_length, service.server.counts.audit_head)
+        assert service.checked_log(state)[1] is None
+
+    async def old(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        await service._check_audit()
+        for _ in range(9):
+            await broadcast(desk, service)
+        assert len(service.store.rows(AUDIT)) > 8
+        assert await service.anchor() is None
+        assert (await service.status())["audit_fault"] is not None
+
+    desk.run(anchor, anchor)
+    desk.folder = tmp_path / "emptied"
+    desk.run(old)
+
+
+def test_refusals_carry_their_reason() -> None:
+    step = Step()
+    step.refuse(Reason.WRONG_KEY, bytes(32))
+    metrics = MdmsMetrics()
+    KmsMetrics(metrics.registry).happened(step.events, 0)
+    assert metrics.registry.get_sample_value("bcami_kms_refused_total", {"reason": "wrong_key"}) == 1
+    assert isinstance(step.events[0], Refused)
