@@ -18,6 +18,7 @@ _ANSWER_S: Final = 10.0
 _QUIET_S: Final = 30.0
 """A stream without a sign of life for so long is lost: the head-end gives one every ten seconds."""
 _FIELD_CHARACTERS_MAX: Final = 256
+_FIELDS: Final = frozenset({"event", "data", "id"})
 
 
 class HeadEndUnavailable(Exception):
@@ -111,7 +112,7 @@ async def _events(texts: AsyncIterator[str]) -> AsyncIterator[dict[str, str]]:
         for line in lines:
             if line:
                 name, _, value = line.partition(":")
-                if name:  # else a comment: a sign of life
+                if name in _FIELDS:  # else a comment: a sign of life
                     fields[name] = value.removeprefix(" ")
             elif fields:
                 yield fields

@@ -16,6 +16,8 @@ from bcami.units import MIB
 RING_MESSAGES_MAX: Final = 20_000
 RING_BYTES_MAX: Final = 16 * MIB
 LISTENERS_MAX: Final = 1_024
+SUBSCRIBED_MAX: Final = 400_000
+"""Meters of all streams together: about 40 MB."""
 _PLACE_DIGITS_MAX: Final = 18
 QUIET_S: Final = 10.0
 """A stream on which nothing happens says so this often."""
@@ -55,6 +57,7 @@ class HeadEnd:
         self._epoch: bytes | None = None
         self._changed = asyncio.Event()
         self.listeners = 0
+        self._subscribed = 0
         self.is_stopping = False
 
     def put(self, item: DownItem) -> None:
@@ -78,6 +81,18 @@ class HeadEnd:
         """End all streams."""
         self.is_stopping = True
         self._wake()
+
+    def admit(self, meters: int) -> bool:
+        """Take a stream for so many meters up, unless there are too many; its end is told by `leave`."""
+        if self.listeners >= LISTENERS_MAX or self._subscribed + meters > SUBSCRIBED_MAX:
+            return False
+        self.listeners += 1
+        self._subscribed += meters
+        return True
+
+    def leave(self, meters: int) -> None:
+        self.listeners -= 1
+        self._subscribed -= meters
 
     def _wake(self) -> None:
         self._changed.set()

@@ -3,9 +3,10 @@
 What meters send and get protects itself (bcami.kms), so these endpoints ask for nothing; they are bounded instead.
 """
 
+import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, HTTPException, Request
 from fastapi.responses import StreamingResponse
@@ -15,9 +16,13 @@ from bcami.codec import encode
 from bcami.errors import MalformedError
 from bcami.kms.wire import EPOCH_EVENT, GAP_EVENT, MESSAGE_EVENT, SUBSCRIPTION, UP_BATCH
 from bcami.mdms.access import Reader, service_of
-from bcami.mdms.head_end import LISTENERS_MAX, Epoch, Gap, HeadEnd, Heard, Message
+from bcami.mdms.head_end import Epoch, Gap, HeadEnd, Heard, Message
 from bcami.mdms.kms_service import KmsService
 from bcami.model.reasons import Reason, explain
+
+REQUESTS_MAX: Final = 32
+"""Requests with messages that are in hand at a time: each holds a few megabytes at most."""
+BODY_S: Final = 10.0
 
 router = APIRouter(prefix="/v1/kms")
 
@@ -33,12 +38,16 @@ def kms_of(request: Request) -> KmsService:
 async def messages(request: Request) -> dict[str, Any]:
     """Take messages of meters: the body is msgpack `bcami.kms.wire.UpBatch`. Answers what was refused, by reason."""
     kms = kms_of(request)
-    body = await _body(request, UP_BATCH.bytes_max, kms)
+    if kms.requests >= REQUESTS_MAX:
+        raise _refusal(kms, 503, Reason.QUEUE_FULL, f"{REQUESTS_MAX} requests are in hand")
+    kms.requests += 1
     try:
-        batch = UP_BATCH.decode(body)
+        batch = UP_BATCH.decode(await _body(request, UP_BATCH.bytes_max, kms))
+        refused = await kms.receive(batch, "" if request.client is None else request.client.host)
     except MalformedError as error:
         raise _refusal(kms, 400, Reason.MALFORMED, error.what) from None
-    refused = await kms.receive(batch, "" if request.client is None else request.client.host)
+    finally:
+        kms.requests -= 1
     return {"taken": len(batch), "refused": dict(refused)}
 
 
@@ -56,8 +65,8 @@ async def stream(
         hids = frozenset(SUBSCRIPTION.decode(body))
     except MalformedError as error:
         raise _refusal(kms, 400, Reason.MALFORMED, error.what) from None
-    if kms.head_end.listeners >= LISTENERS_MAX:
-        raise _refusal(kms, 503, Reason.QUEUE_FULL, f"{LISTENERS_MAX} streams are open")
+    if not kms.head_end.admit(len(hids)):
+        raise _refusal(kms, 503, Reason.QUEUE_FULL, "too many streams are open")
     return StreamingResponse(
         _events(kms.head_end, hids, last_event_id),
         media_type="text/event-stream",
@@ -66,12 +75,11 @@ async def stream(
 
 
 async def _events(head_end: HeadEnd, hids: frozenset[bytes], after: str | None) -> AsyncIterator[bytes]:
-    head_end.listeners += 1
     try:
         async for heard in head_end.listen(hids, after):
             yield _event(heard)
     finally:
-        head_end.listeners -= 1
+        head_end.leave(len(hids))
 
 
 def _event(heard: Heard | None) -> bytes:
@@ -95,10 +103,14 @@ async def status(request: Request, _: Reader) -> dict[str, Any]:
 
 async def _body(request: Request, bytes_max: int, kms: KmsService) -> bytes:
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > bytes_max:
-            raise _refusal(kms, 413, Reason.OVERSIZED, f"more than {bytes_max} bytes")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > bytes_max:
+                    raise _refusal(kms, 413, Reason.OVERSIZED, f"more than {bytes_max} bytes")
+    except TimeoutError:
+        raise _refusal(kms, 408, Reason.TIMED_OUT, f"no whole body within {BODY_S:.0f} s") from None
     return bytes(body)
 
 

@@ -103,6 +103,8 @@ class KmsService:
         self._failure: Exception | None = None
         self._signer: SecretKey | None = None
         self._followed = 0
+        self.requests = 0
+        """HTTP requests with messages that are in hand."""
         self._anchored = 0
         self.audit_fault: str | None = None
         """What was wrong with the audit log at the start."""
