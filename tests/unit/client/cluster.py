@@ -235,7 +235,9 @@ class Cluster:
         return Party(self.genesis.mdms_hid, self.mdms_enrolment, self.mdms_kem, self.roster)
 
     def period_proof(self) -> TransactionProof:
-        tx_id, tx = [(key, tx) for key, tx in self.transactions.items() if tx.contract == "mdms"][-1]
+        tx_id, tx = [
+            (key, tx) for key, tx in self.transactions.items() if tx.function == "register" and tx.contract == "mdms"
+        ][-1]
         return TransactionProof(tx, self.receipt(tx_id))
 
     def contribution(self, replica: int, request: ContributionRequest) -> ContributionAnswer | Reason:
@@ -287,7 +289,7 @@ class Cluster:
         if path == "/v1/period":
             if faults.period_proof is not None:
                 return _msgpack(faults.period_proof)
-            if not any(tx.contract == "mdms" for tx in self.transactions.values()):
+            if not any((tx.contract, tx.function) == ("mdms", "register") for tx in self.transactions.values()):
                 return httpx.Response(404)
             return _msgpack(self.period_proof())
         if path.startswith("/v1/state/"):

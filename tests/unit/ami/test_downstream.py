@@ -1,0 +1,226 @@
+"""The meters' end: an epoch is believed by its receipt only, each message is taken once over restarts and lost streams."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bcami.ami.downstream import Downstream
+from bcami.ami.fleet import Fleet
+from bcami.ami.outbox import KMS, Outbox
+from bcami.client.head_end import HeadEndUnavailable, StreamEvent
+from bcami.codec import encode
+from bcami.crypto.keys import SecretKey
+from bcami.kms import Accepted, HardenedProfile, Identity, KeyServer, Scope, Step, ToGroup, ToMeter
+from bcami.kms.messages import EventKind as Kind
+from bcami.kms.messages import Notification, Pricing
+from bcami.kms.wire import DownItem
+from bcami.model.api import TransactionProof
+from bcami.model.genesis import operator_id
+from bcami.model.reasons import Reason
+from bcami.model.registration import OpenKmsArgument
+from bcami.model.transaction import Transaction, argument_digest, transaction_id
+from tests.chain import NETWORK_KEY, START_MS
+from tests.unit.ami.test_fleet import LIMITS, METERS, quick
+from tests.unit.client.cluster import Cluster
+from tests.unit.client.running import run
+from tests.unit.kms.network import Entropy
+
+__all__ = ["quick"]
+PRICE = Pricing(0, 1800, (2_500_000,))
+
+
+class Mdms:
+    """A key server and its head-end without HTTP: what it sent stays, and a stream may be cut."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.entropy = Entropy("mdms")
+        scope = Scope(cluster.roster.chain, 0, cluster.genesis.mdms_hid)
+        self.server = KeyServer(scope, HardenedProfile(scope))
+        self.proofs: list[TransactionProof] = []
+        self.sent: list[DownItem] = []
+        self.cut = 0
+        """The stream ends after so many messages; 0: never."""
+        self.streams: list[str] = []
+        """Where each stream began."""
+        self.changed = asyncio.Event()
+
+    def open_epoch(self) -> None:
+        key = SecretKey.generate(self.entropy())
+        argument = encode(OpenKmsArgument(key.public_key))
+        signer = operator_id(key.public_key)
+        tx = Transaction("mdms", "open_kms", signer, 0, 1, START_MS, argument_digest(argument), argument, ())
+        tx_id = transaction_id(tx, self.cluster.roster.chain, 0)
+        signed = msgspec.structs.replace(tx, signatures=(self.cluster.mdms_enrolment.sign(tx_id), key.sign(tx_id)))
+        self.cluster.execute([signed])
+        proof = TransactionProof(signed, self.cluster.receipt(tx_id))
+        self.do(self.server.open_epoch(proof.receipt.header.height, key, START_MS, self.entropy()))
+        self.proofs.append(proof)
+        self.do(Step())
+
+    def do(self, step: Step) -> Step:
+        for send in step.sends:
+            match send:
+                case ToMeter(hid, message):
+                    self.sent.append(DownItem(hid, 0, encode(message)))
+                case ToGroup(group, message):
+                    self.sent.append(DownItem(b"", group, encode(message)))
+        self.changed.set()
+        self.changed = asyncio.Event()
+        return step
+
+    async def send(self, messages: Sequence[bytes]) -> dict[Reason, int]:
+        for data in messages:
+            self.do(self.server.receive(data, START_MS, self.entropy()))
+        return {}
+
+    async def listen(self, hids: Sequence[bytes], after: str = "") -> AsyncIterator[StreamEvent]:
+        self.streams.append(after)
+        told = 0
+        place = int(after) if after else len(self.sent)
+        until = place + self.cut if self.cut else 2**62
+        while place < until:
+            changed = self.changed
+            while told < len(self.proofs):
+                told += 1
+                yield StreamEvent(proof=self.proofs[told - 1])
+            if place == len(self.sent):
+                await changed.wait()
+                continue
+            place += 1
+            yield StreamEvent(item=self.sent[place - 1], place=str(place))
+        raise HeadEndUnavailable("cut")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class Street:
+    """A fleet whose meters have sessions, and an MDMS that knows them."""
+
+    def __init__(self, home: Path) -> None:
+        self.cluster = Cluster()
+        self.cluster.open_period()
+        self.home = self.cluster.make_home(home)
+        self.mdms = Mdms(self.cluster)
+        self.taken: list[Accepted] = []
+
+    async def fleet(self) -> Fleet:
+        fleet = await Fleet.open(
+            self.home,
+            self.cluster.genesis,
+            self.cluster.urls,
+            NETWORK_KEY,
+            transport=self.cluster.transport,
+            seed=b"seed",
+            limits=LIMITS,
+        )
+        await fleet.enrol(METERS)
+        await fleet.open_sessions(METERS)
+        known = [
+            Identity(meter.party.hid, meter.session.number, meter.session.key.public_key, meter.session.kem.public_key)
+            for meter in fleet.in_session()
+            if meter.session is not None
+        ]
+        self.mdms.server.enrol(known, START_MS, self.mdms.entropy())
+        return fleet
+
+    def downstream(self, fleet: Fleet) -> Downstream:
+        return Downstream(
+            fleet,
+            self.cluster.roster,
+            fleet.in_session(),
+            self.mdms,  # type: ignore[arg-type]
+            take=self.taken.append,
+            now_ms=lambda: START_MS,
+        )
+
+    async def broadcast(self, downstream: Downstream) -> None:
+        before = len(self.taken)
+        self.mdms.do(self.mdms.server.send(PRICE, START_MS, group=0))
+        await downstream.until(lambda: len(self.taken) == before + len(METERS))
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Street:
+    return Street(tmp_path)
+
+
+def test_keys_come_back_after_a_restart_and_nothing_is_taken_twice(street: Street) -> None:
+    async def work() -> None:
+        for _ in range(2):
+            async with await street.fleet() as fleet, street.downstream(fleet) as downstream:
+                if not street.mdms.proofs:
+                    street.mdms.open_epoch()
+                await downstream.until(lambda: downstream.confirmed == len(METERS))  # noqa: B023
+                for item in list(street.mdms.sent):  # whatever was ever sent comes again
+                    street.mdms.sent.append(item)
+                await street.broadcast(downstream)
+        with Outbox(street.home / "fleet", street.cluster.roster.chain) as outbox:
+            assert outbox.count(KMS) == len(METERS)
+
+    run(work())
+    assert len(street.taken) == 2 * len(METERS)
+    assert {item.payload for item in street.taken} == {PRICE}
+
+
+def test_a_stream_that_is_cut_is_resumed_where_it_ended(street: Street) -> None:
+    async def work() -> None:
+        street.mdms.open_epoch()
+        street.mdms.cut = 1
+        async with await street.fleet() as fleet, street.downstream(fleet) as downstream:
+            await downstream.until(lambda: downstream.confirmed == len(METERS))
+            await street.broadcast(downstream)
+
+    run(work())
+    first, *resumed = street.mdms.streams
+    assert first == ""
+    assert [int(place) for place in resumed] == sorted(int(place) for place in resumed)
+
+
+def test_an_epoch_without_its_receipt_is_not_believed(street: Street) -> None:
+    async def work() -> None:
+        street.mdms.open_epoch()
+        (good,) = street.mdms.proofs
+        forged = msgspec.structs.replace(
+            good, transaction=msgspec.structs.replace(good.transaction, signatures=(bytes(64), bytes(64)))
+        )
+        street.mdms.proofs = [forged]
+        async with await street.fleet() as fleet, street.downstream(fleet) as downstream:
+            await downstream.until(lambda: bool(downstream.refused))
+            assert downstream.refused == {Reason.BAD_SIGNATURE: 1}
+            assert downstream.confirmed == 0
+            assert street.mdms.sent == []
+
+    run(work())
+
+
+def test_an_old_epoch_that_is_shown_again_changes_nothing(street: Street) -> None:
+    async def work() -> None:
+        street.mdms.open_epoch()
+        async with await street.fleet() as fleet, street.downstream(fleet) as downstream:
+            await downstream.until(lambda: downstream.confirmed == len(METERS))
+            street.mdms.open_epoch()
+            street.mdms.proofs.append(street.mdms.proofs[0])
+            street.mdms.do(Step())
+            await downstream.until(lambda: downstream.refused[Reason.EPOCH_NOT_ABOVE] == len(METERS))
+            await downstream.until(lambda: downstream.confirmed == len(METERS))
+            await street.broadcast(downstream)
+
+    run(work())
+
+
+def test_a_meter_tells_and_is_answered(street: Street) -> None:
+    async def work() -> None:
+        street.mdms.open_epoch()
+        async with await street.fleet() as fleet, street.downstream(fleet) as downstream:
+            meter = fleet.in_session()[0]
+            asked = await downstream.request(meter, Notification(Kind.POWER_LOST, 0))
+            assert not isinstance(asked, Reason)
+            await downstream.until(lambda: downstream.answer(meter, asked) is not None)
+            assert downstream.answer(meter, asked) is Reason.VALID
+
+    run(work())
