@@ -1,7 +1,8 @@
 """One seed: a cluster under faults that all end, then the question whether everything sent is executed everywhere.
 
 Phase one checks safety only (the driver checks it after every step); phase two heals the network, starts what is down
-and wants liveness within a stated time (I11).
+and wants liveness within a stated time (I11). In phase three the primary dies for good, after it has shown a last
+certificate to just enough others.
 """
 
 import random
@@ -122,7 +123,26 @@ class Chaos:
             cluster.run(draw.choice((20, 200, 700)))
         self.heal()
         cluster.run_until(cluster.all_executed, 40_000)
+        if self._bereave():
+            cluster.run_until(cluster.all_executed, 40_000)
         assert not [node.halted for node in cluster.nodes if node.halted], cluster.describe()
+
+    def _bereave(self) -> bool:
+        """Let the primary die while it spreads a certificate: weak correct others have it, and the rest have nothing.
+
+        So the rest have no reason of their own to leave the view: nothing waits for them, and no timer of theirs runs.
+        False when one more than f would be faulty.
+        """
+        cluster = self.cluster
+        newest = max((node.replica for node in cluster.live() if node.replica is not None), key=lambda item: item.view)
+        primary = newest.primary
+        if len(cluster.byzantine | {primary}) > self.faulty:
+            return False
+        holders = [node.index for node in cluster.live() if node.index != primary][: self.faulty + 1]
+        self.numbers[primary] += 1
+        cluster.gossip(batch(primary, self.numbers[primary]), to=holders)
+        cluster.crash(primary)
+        return True
 
     def _disturb(self) -> None:
         cluster, draw = self.cluster, self.random

@@ -37,6 +37,10 @@ def with_the_lowest_view_winning(patch: Patch) -> None:
 
 
 def without_joining(patch: Patch) -> None:
+    """Found by the primary's death at the end of a run, where the rest know of nothing that waits.
+
+    As long as everybody holds all certificates, each replica's own timers make it leave as well, and cover for this.
+    """
     patch.setattr(views.ViewChanges, "view_to_join", lambda _: None)
 
 
@@ -73,11 +77,11 @@ ABLATIONS: list[tuple[Callable[[Patch], None], int]] = [
     (with_a_simple_majority, 0),
     (with_an_empty_p, 20),
     (with_the_lowest_view_winning, 30),
-    (without_joining, 10),
+    (without_joining, 0),
     (without_the_status_answer, 0),
     (without_timers_that_leave_a_view, 20),
     (with_votes_counted_for_any_digest, 0),
-    (with_the_first_checkpoint_of_a_liar_counting, 25),
+    (with_the_first_checkpoint_of_a_liar_counting, 157),
 ]
 """With the seed to begin at: near one that finds it, to save time."""
 
