@@ -121,10 +121,14 @@ class Answers:
         return block is not None and block.certificate is None and height < self._ledger.certified_height
 
     def batch(self, digest: bytes) -> Batch | None:
-        """Return a batch of a durable block that is not certified: somebody may still have to execute it."""
+        """Return a batch of a durable block that is not certified: somebody may still have to execute it.
+
+        None when its payloads are pruned: what is left has another digest, and would be held against its collector.
+        """
         for height, block in self._blocks.items():
             if digest in block.digests and height <= self._ledger.height:
-                return self._ledger.batches(height)[block.digests.index(digest)].batch
+                stored = self._ledger.batches(height)[block.digests.index(digest)]
+                return None if stored.leaves else stored.batch
         return None
 
     # Transactions.
