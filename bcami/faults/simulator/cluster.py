@@ -246,6 +246,9 @@ class SimulatedCluster:
     def persisted(self, machine: Machine, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:
         self.oracles.persisted(machine.index, machine.disk, puts, deletes)
 
+    def durable(self, machine: Machine, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        self.oracles.durable(machine.index, puts)
+
     def leaves(self, machine: Machine, message: PeerMessage, to: int | None) -> None:
         self.oracles.leaves(machine.index, machine.disk, message)
         if machine.index in self.plan.byzantine and not _is_decodable(message):

@@ -36,6 +36,9 @@ class Surroundings(Protocol):
 
     def persisted(self, machine: "Machine", puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None: ...
 
+    def durable(self, machine: "Machine", puts: Sequence[tuple[bytes, bytes]]) -> None:
+        """Take note of promises that are on disk now, whether or not the node hears of it; raises Violation."""
+
     def leaves(self, machine: "Machine", message: PeerMessage, to: int | None) -> None:
         """Carry a message to one peer or to all."""
 
@@ -299,6 +302,7 @@ class Life:
 
     def _apply_promises(self, group: _Group) -> None:
         self.machine.disk.promises.apply(group.puts, group.deletes)
+        self._where.durable(self.machine, group.puts)
 
     # Ledger.
 

@@ -155,7 +155,7 @@ class Oracles:
         return height <= min(self._certified, disk.ledger.height)
 
     def persisted(self, node: int, disk: Disk, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes]) -> None:
-        """Check I9 (stored views never fall), I6 (views entered) and I13 (what is deleted)."""
+        """Check I9 (stored views never fall) and I13 (what is deleted)."""
         if node in self.excused:
             return
         if node in self.silenced:
@@ -184,7 +184,14 @@ class Oracles:
         before = disk.promises.get(records.NEW_VIEW)
         if before is not None and _NEW_VIEW.decode(before).view >= new_view.view:
             raise Violation("I9", f"node {node} enters view {new_view.view} after one not below it")
-        self.agreement.enters(new_view)
+
+    def durable(self, node: int, puts: Iterable[tuple[bytes, bytes]]) -> None:
+        """Check I6 (views entered): one that a crash or the disk took back before was never entered for anybody."""
+        if node in self.excused:
+            return
+        for key, value in puts:
+            if key == records.NEW_VIEW:
+                self.agreement.enters(_NEW_VIEW.decode(value))
 
     # Blocks.
 

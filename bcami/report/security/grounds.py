@@ -295,6 +295,9 @@ class Grounds:
     def stepped(self, machine: Machine, what: str, effects: Sequence[Effect]) -> None:
         """Nobody watches single steps here."""
 
+    def durable(self, machine: Machine, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        """Nothing is judged here."""
+
     def persisted(self, machine: Machine, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:
         """Nobody watches promises here."""
 

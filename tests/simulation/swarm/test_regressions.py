@@ -17,6 +17,7 @@ FIXED: dict[int, str] = {
     1986: "a replica whose catch-up ended as others left proved a height below its watermark, which all refused",
     2013: "the same with one collector's only batch",
     2325: "a primary whose ledger was rebuilt proposed again at a height that it had forgotten: equivocation",
+    102648: "an oracle took a NEW-VIEW that a full disk refused, and that never left, for a view entered",
     103674: "a node whose payloads were pruned served what was left of a batch, under the number of the whole one",
     104045: "the same after another crash",
     500975: "an oracle took a batch, which a node without its vote log gives to a peer that fetches it, for a new word",
