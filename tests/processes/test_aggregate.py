@@ -43,7 +43,7 @@ def test_masked(tmp_path: Path) -> None:
         assert item["reason"] == "valid"
         assert item["is_proven"]
         assert item["energy"] == item["true_energy"]
-        assert item["contributors"] == METERS - 2, "one is gone, one has no reading"
+        assert item["contributors"] == METERS - 2, "one is gone, another has no reading"
     assert told["declined"] == {"no_reading": 2}
     assert told["messages_per_meter"] <= 3
     values = the_readings(2)

@@ -43,7 +43,8 @@ def test_the_running_key_management_is_what_is_measured() -> None:
         assert item.keys == lkh_leave(size, 4)
         assert rekeyed.flat[size].messages == rekeyed.flat[size].keys == star_leave(size)
         assert rekeyed.flat[size].sent_bytes > item.sent_bytes
-    assert found.meter_us["broadcast"].median < found.meter_us["unicast"].median < found.meter_us["multicast"].median
+    assert found.meter_us.keys() == {"unicast", "broadcast", "multicast"}
+    assert all(0 < cost.low <= cost.median <= cost.high for cost in found.meter_us.values())
 
 
 def test_tables_10_and_11_follow_from_operations_and_rates(section: Section) -> None:
