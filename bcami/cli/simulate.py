@@ -149,17 +149,23 @@ def append_record(path: Path, nodes: str, what: str, steps: int, seconds: float,
 
 
 def _commit() -> str:
+    """Name what runs: the commit, and whether the program differs from it; a record that grows does not count."""
     from bcami import __version__
 
-    try:
+    def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
+            ["git", *words],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             check=True,
             timeout=10,
         )
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        changed = git("status", "--porcelain", "--", ":(top)bcami", ":(top)chaincode")
     except (OSError, subprocess.SubprocessError):
         return __version__
-    return done.stdout.strip()
+    return f"{commit}-dirty" if changed else commit

@@ -49,7 +49,6 @@ class Ordering:
         self._ahead = Ahead()
         self.decided = checkpoints.executed
         """Highest height handed on, all below it included."""
-        self._proposed_ms = 0
 
     # Restart.
 
@@ -326,8 +325,7 @@ class Ordering:
             chosen = self.lanes.gather(after, height)
             if not chosen or (in_flight and len(chosen) < self._statements.quorum.n):
                 return
-            self._proposed_ms = max(now_ms, self._proposed_ms)
-            message = self._statements.pre_prepare(view, height, Proposal(chosen, self._proposed_ms))
+            message = self._statements.pre_prepare(view, height, Proposal(chosen, now_ms))
             current = self.slots.setdefault(height, Slot()).round(view)
             current.pre_prepare = message
             self._record(current, message, None)

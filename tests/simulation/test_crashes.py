@@ -4,7 +4,7 @@ import pytest
 
 from bcami.ledger.memory import MemoryLedger
 from bcami.model.batch import Batch, BatchCertificate
-from bcami.model.consensus import Checkpoint, Commit, Prepare
+from bcami.model.consensus import Checkpoint, Commit, Prepare, PrePrepare
 from tests.simulation.scene import WAIT_MS, Scene
 
 
@@ -222,4 +222,24 @@ def test_a_clock_that_is_set_back_or_ahead_stops_nothing(jump_ms: int, node: int
     cluster.crash((node + 2) % 4)
     assert scene.commit((node + 1) % 4, scene.reports(2), 60_000) == ["valid"] * 2
     cluster.start((node + 2) % 4)
+    scene.settle()
+
+
+def test_clocks_that_were_ahead_of_the_time_stop_nothing_once_they_are_right() -> None:
+    """A primary that had proposed a later time kept to it: refused by all, as long as its clock had been ahead."""
+    scene = Scene()
+    cluster = scene.cluster
+    cluster.clock_ms = [86_400_000] * 4
+    for primary in range(3):
+        assert scene.commit(3, scene.reports(1), 30_000) == ["valid"]
+        assert cluster.node(3).view == primary
+        cluster.drop = lambda sender, receiver, message, silent=primary: (
+            isinstance(message, PrePrepare) and sender <= silent
+        )
+    assert scene.commit(3, scene.reports(1), 30_000) == ["valid"]
+    cluster.drop = lambda sender, receiver, message: False
+    cluster.clock_ms = [0] * 4
+    cluster.crash(3)
+    assert scene.commit(0, scene.reports(1), 30_000) == ["valid"]
+    cluster.start(3)
     scene.settle()

@@ -20,6 +20,7 @@ FIXED: dict[int, str] = {
     102648: "an oracle took a NEW-VIEW that a full disk refused, and that never left, for a view entered",
     103674: "a node whose payloads were pruned served what was left of a batch, under the number of the whole one",
     104045: "the same after another crash",
+    107673: "a primary whose clock had been ahead kept proposing that time: no view could order anything for a day",
     500975: "an oracle took a batch, which a node without its vote log gives to a peer that fetches it, for a new word",
 }
 
