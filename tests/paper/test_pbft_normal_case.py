@@ -61,13 +61,14 @@ def test_a_proposal_holds_at_most_64_certificates() -> None:
     assert [item.number for message in made for item in message.proposal.certificates] == list(range(1, 201))
 
 
-def test_the_time_of_proposals_never_falls_even_when_the_clock_does() -> None:
+def test_a_proposal_has_the_time_of_the_clock_even_when_the_clock_fell() -> None:
+    """Block time never falls by itself (protocol 5.1); a time that was ahead would be refused until it is reached."""
     lab = Lab(own=0)
     (first,) = said(lab.ready((0, 1)), PrePrepare)
     lab.now_ms -= 60_000
     lab.ready((1, 1))
     (second,) = said(lab.hear(*lab.prepares(first, 1, 2), *lab.commits(first, 1, 2)), PrePrepare)
-    assert second.proposal.time_ms == first.proposal.time_ms
+    assert second.proposal.time_ms == lab.now_ms == first.proposal.time_ms - 60_000
 
 
 # A backup and the pre-prepare.
