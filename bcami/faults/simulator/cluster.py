@@ -240,7 +240,7 @@ class SimulatedCluster:
         mark = "!" if is_excused else ""
         self.trace.step(self.events.now_ms, machine, what, effects, mark)
         for effect in effects:
-            if isinstance(effect, core.SaveCertificate):
+            if isinstance(effect, core.SaveCertificate | core.InstallSnapshot):
                 self.oracles.certified(machine.index, effect.certificate)
 
     def persisted(self, machine: Machine, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:

@@ -21,6 +21,7 @@ FIXED: dict[int, str] = {
     103674: "a node whose payloads were pruned served what was left of a batch, under the number of the whole one",
     104045: "the same after another crash",
     107673: "a primary whose clock had been ahead kept proposing that time: no view could order anything for a day",
+    109000: "an oracle did not count the certificate of a snapshot, which only a faulty node had had before",
     500975: "an oracle took a batch, which a node without its vote log gives to a peer that fetches it, for a new word",
 }
 
