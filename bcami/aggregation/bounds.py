@@ -6,7 +6,7 @@ Then, except with probability 2^−σ, all that they learn of the others' readin
 
 Why. What is learned is one sum for each connected piece of the graph of honest contributors, since inside a piece the
 pairwise masks hide everything else [Bell et al., lemma 3.1; Bonawitz et al., CCS 2017, lemma 6.1], and a piece's own
-self masks stay hidden while fewer than t of a member's neighbours collude. So two things must not happen.
+self masks stay hidden while fewer than t of a member's neighbours collude. So three things must not happen.
 
 1. *A member has t or more colluding neighbours.* Each of the h cycles gives it two neighbours, drawn at random:
    n·Pr[more than c_max colluding ones] ≤ 2^−(σ+1) fixes c_max.
@@ -21,6 +21,13 @@ self masks stay hidden while fewer than t of a member's neighbours collude. So t
    nothing unless t of its neighbours contributed.* In a piece of fewer than s₀ members a member has at most
    c_max + s₀ − 2 neighbours left, so t = max(c_max + 1, c_max + s₀ − 1) does it.
 
+3. *Two sums without an honest member that helped to both.* Members compare a sum with those that they helped to
+   before (`rules`); a head-end could show one set of contributors to one half of the group, and one that lacks a
+   single member to the other half. Each of at least m honest contributors (m is `honest_min`) needs t neighbours that
+   reveal. If no honest member reveals in both rounds, each honest neighbour counts once and each colluding one twice:
+   2·t·m ≤ D(m) + D(c), D(x) being the sum of the x largest numbers of neighbours. `plan_on` raises t above that, once
+   the graph is drawn. It matters for small groups, whose graph is complete.
+
 t is Shamir's threshold too. k = 2h is the smallest degree for which, besides, n·Pr[a member has fewer than t
 neighbours left after d random drop-outs] ≤ 2^−η: liveness, not secrecy.
 
@@ -31,7 +38,8 @@ blocks; so t needs no majority [Bonawitz et al., section 6.2, would need t > 2n/
 Whoever proposes blocks can try out block hashes. σ = 60 leaves 2^−40 after 2^20 tries for each roster.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import log2
 from typing import Any, Final
@@ -102,9 +110,18 @@ def plan_for(members: int, policy: Policy = DEFAULT_POLICY) -> Plan:
         threshold = max(colluding_near + 1, colluding_near + piece - 1)
         if _short_of_neighbours_log2(members, dropping, cycles, threshold) <= -policy.liveness_bits:
             return plan(2 * cycles, threshold)
-    # Everybody is everybody's neighbour: no piece can be cut out, and at most `colluding` neighbours collude. A higher
-    # threshold costs little here and covers more of them.
-    return plan(members - 1, max(colluding + 1, contributors_min // 2))
+    # Everybody is everybody's neighbour: no piece can be cut out, and at most `colluding` neighbours collude.
+    return plan_on(plan(members - 1, colluding + 1), (members - 1,) * members)
+
+
+def plan_on(plan: Plan, neighbours: Sequence[int]) -> Plan:
+    """Return the plan with its threshold raised so that two sums have an honest helper in common (3).
+
+    `neighbours` is how many each member has in the graph that was drawn.
+    """
+    most = sorted(neighbours, reverse=True)
+    once, twice = sum(most[: plan.honest_min]), sum(most[: plan.colluding_max])
+    return replace(plan, threshold=max(plan.threshold, (once + twice) // (2 * plan.honest_min) + 1))
 
 
 def _separations(n: int, colluding: int, dropping: int) -> tuple[_Floats, _Floats]:

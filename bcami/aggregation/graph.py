@@ -11,6 +11,8 @@ from hashlib import shake_256
 
 import numpy as np
 
+from bcami.aggregation.bounds import Plan, Policy, plan_for, plan_on
+
 Graph = tuple[tuple[int, ...], ...]
 """Each member's neighbours, ascending."""
 
@@ -29,3 +31,10 @@ def draw_graph(seed: bytes, members: int, degree: int) -> Graph:
             found[member].add(after)
             found[after].add(member)
     return tuple(tuple(sorted(neighbours)) for neighbours in found)
+
+
+@lru_cache(maxsize=16)
+def draw_plan(seed: bytes, members: int, policy: Policy) -> tuple[Plan, Graph]:
+    """Return a group's graph and its plan, whose threshold fits the graph. Raises ValueError as `plan_for` does."""
+    graph = draw_graph(seed, members, plan_for(members, policy).degree)
+    return plan_on(plan_for(members, policy), [len(neighbours) for neighbours in graph]), graph

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
-from bcami.aggregation.bounds import DEFAULT_POLICY, Plan, Policy, plan_for
-from bcami.aggregation.graph import Graph, draw_graph
+from bcami.aggregation.bounds import DEFAULT_POLICY, Plan, Policy
+from bcami.aggregation.graph import Graph, draw_plan
 from bcami.aggregation.masks import (
     SEED_BYTES,
     MaskSum,
@@ -115,8 +115,8 @@ class Group:
 
 def group_of(digest: bytes, members: tuple[RosterMember, ...], seed: bytes, policy: Policy = DEFAULT_POLICY) -> Group:
     """Return a group as its members see it; `seed` is the hash of the block after the one that fixed the roster."""
-    plan = plan_for(len(members), policy)
-    return Group(digest, members, plan, draw_graph(seed, len(members), plan.degree), policy.group_min)
+    plan, graph = draw_plan(seed, len(members), policy)
+    return Group(digest, members, plan, graph, policy.group_min)
 
 
 @dataclass(slots=True)

@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bcami.aggregation import rules
-from bcami.aggregation.bounds import DEFAULT_POLICY, Plan, Policy, plan_for
+from bcami.aggregation.bounds import DEFAULT_POLICY, Plan, Policy
 from bcami.aggregation.dice import Dice
-from bcami.aggregation.graph import draw_graph
+from bcami.aggregation.graph import draw_plan
 from bcami.aggregation.masks import (
     BLINDING_BYTES,
     SEED_BYTES,
@@ -183,9 +183,8 @@ class MaskedMeter:
             return Reason.NOT_A_MEMBER
         if len(members) < self._policy.group_min:
             return Reason.GROUP_TOO_SMALL
-        plan = plan_for(len(members), self._policy)
-        neighbours = draw_graph(seed, len(members), plan.degree)[own]
-        self._known = _Known(argument.roster, argument.digest, members, own, neighbours, plan)
+        plan, graph = draw_plan(seed, len(members), self._policy)
+        self._known = _Known(argument.roster, argument.digest, members, own, graph[own], plan)
         return None
 
     def _round_keys(self, known: _Known, context: bytes) -> dict[int, RoundKeys]:

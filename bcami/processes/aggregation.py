@@ -252,7 +252,7 @@ async def _masked(place: _Place) -> AggregateReport:
             )
     return _report(
         place,
-        plan_for(len(members)),
+        group.plan,
         reports,
         len(silent) + len(leaving),
         list(host.traffic.values()),

@@ -228,6 +228,29 @@ class TestDifferencing:
             answer = street.step(member, RevealCall(proof, ()), lambda _: None).message
             assert answer == Declined(4, Reason.GROUP_TOO_ALIKE)
 
+    def test_masked_two_halves_of_the_group_do_not_come_to_two_alike_sums(self):
+        """The head-end shows one set to some and, half an hour later, the set without one member to the others."""
+        street = Rehearsal(40, b"attack")
+        plan = street.group.plan
+        colluding = set(range(plan.colluding_max))
+        honest = [member for member in range(40) if member not in colluding]
+        revealed: list[set[int]] = []
+        half = honest[: len(honest) // 2]
+        for number, left_out, asked in ((1, set(), half), (2, {39}, [m for m in honest if m not in half])):
+            call = RoundCall(street.reader.record("start", street.start(number, FIRST_S + 1800 * number)))
+            contributors = set(range(40)) - left_out
+            settle = SettleArgument(number, 0, bitmap(contributors, 40), True)
+            proof = street.reader.record("settle", settle)
+            for member in range(40):
+                street.step(member, street.notice, lambda _: None)
+                street.step(member, call, lambda _: 1)
+            answers = {m: street.step(m, RevealCall(proof, ()), lambda _: None).message for m in asked}
+            revealed.append({m for m, answer in answers.items() if isinstance(answer, Reveal)} | colluding)
+        target = honest[0]
+        shares = [len(members - {target}) for members in revealed]
+        assert min(shares) < plan.threshold, "one of the two sums stays masked"
+        assert min(shares) >= 40 // 2 - 2, "half of the group would have been enough"
+
     def test_masked_a_large_group_evens_out_a_small_change(self):
         village = Rehearsal(120, b"village")
         assert village.run(village.start(1, FIRST_S), reading).reason is Reason.VALID

@@ -10,7 +10,7 @@ import pytest
 
 from bcami.aggregation.bounds import Policy, plan_for
 from bcami.aggregation.dice import Dice
-from bcami.aggregation.graph import draw_graph
+from bcami.aggregation.graph import draw_graph, draw_plan
 from bcami.aggregation.masks import MaskSum, PairKey, signed, values_of
 from bcami.aggregation.noise import bernoulli_exp, geometric, noise_share, rounded
 from bcami.aggregation.shamir import PRIME, SECRET_BITS, combine, split
@@ -146,8 +146,8 @@ class TestBounds:
         plans = {n: plan_for(n) for n in (8, 10, 100, 1000, 5000)}
         assert {n: (plan.degree, plan.threshold) for n, plan in plans.items()} == {
             8: (7, 4),
-            10: (9, 4),
-            100: (99, 45),
+            10: (9, 6),
+            100: (99, 56),
             1000: (70, 42),
             5000: (88, 57),
         }
@@ -156,6 +156,15 @@ class TestBounds:
         for n in (7, 10_001):
             with pytest.raises(ValueError):
                 plan_for(n)
+
+    @pytest.mark.parametrize("members", [8, 11, 40, 120, 150, 300, 1000])
+    def test_no_two_sums_without_a_common_honest_member(self, members):
+        """Whoever contributes has t neighbours that reveal, in each of two rounds: more than there are."""
+        plan, graph = draw_plan(b"seed", members, Policy())
+        degrees = sorted(map(len, graph), reverse=True)
+        once, twice = degrees[: plan.honest_min], degrees[: plan.colluding_max]
+        assert 2 * plan.threshold * plan.honest_min > sum(once) + sum(twice)
+        assert plan.threshold < min(degrees) * 0.9, "and drop-outs leave enough"
 
     def test_more_collusion_needs_more_neighbours(self):
         degrees = [plan_for(1000, Policy(collusion_percent=percent)).degree for percent in (5, 10, 20, 33)]
