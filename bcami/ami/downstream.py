@@ -1,23 +1,30 @@
 """The way down: a fleet's meters hear the MDMS, and answer (protocol 8; bcami.kms has the rules).
 
-    stream ─▶ a group of events ─▶ MeterKeys.receive ─▶ store (one durable transaction) ─▶ application, then the way up
+    stream ─▶ a group of events ─▶ MeterKeys.receive ─▶ store: keys, counters and inbox, one durable transaction
+           ─▶ application ─▶ store: what the application keeps, and the inbox without it, one durable transaction
+           ─▶ the way up
 
 One stream serves all meters. An epoch is believed only with the receipt of its transaction. Messages may be lost,
-doubled or reordered on the way: what counts is repeated by the two ends, and each delivery reaches the application
-once in the life of a store. After a lost stream it is resumed where it ended, and after a gap each meter checks in.
+doubled or reordered on the way: what counts is repeated by the two ends. After a lost stream it is resumed where it
+ended, and after a gap each meter checks in.
+
+What was accepted before a crash and not handed over is handed over at the next start. An application is given a message
+again only when it crashed before the mark was durable, and then nothing is left of its first try: what it returns is
+written with the mark. So what it keeps in the meter's store it keeps exactly once; one that acts elsewhere must compare
+`Accepted.id` there. Commands are states, so that obeying one twice is obeying it once.
 """
 
 import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from bcami.ami.fleet import Fleet
 from bcami.ami.meter import Meter
-from bcami.ami.outbox import KMS, Write
+from bcami.ami.outbox import KMS, KMS_INBOX, Write
 from bcami.client.head_end import HeadEndClient, HeadEndUnavailable, StreamEvent
 from bcami.client.periods import KmsEpoch, verify_kms_epoch
 from bcami.client.retry import Backoff
@@ -25,7 +32,7 @@ from bcami.codec import encode
 from bcami.crypto.roster import Roster
 from bcami.kms import Accepted, HardenedProfile, MeterKeys, Refused, Scope, Step, ToMdms
 from bcami.kms.messages import UpPayload
-from bcami.kms.records import METER_KEYS
+from bcami.kms.records import METER_KEYS, RECEIVED, accepted
 from bcami.kms.wire import UP_MESSAGES_MAX, DownItem
 from bcami.model.api import TransactionProof
 from bcami.model.reasons import Reason
@@ -35,7 +42,8 @@ EVENTS_AT_ONCE: Final = 256
 UP_WAITING_MAX: Final = 20_000
 """Messages that wait for the head-end; what comes on top is dropped, and repeated later by the meter."""
 
-Take = Callable[[Accepted], None]
+Take = Callable[[Accepted], Iterable[Write]]
+"""A meter's application: takes a message and returns what is to be kept of it, in the table APPLICATION."""
 
 
 class Downstream:
@@ -52,7 +60,7 @@ class Downstream:
         now_ms: Callable[[], int],
         entropy: Callable[[], bytes] = lambda: os.urandom(32),
     ) -> None:
-        """`take` is given each message of Table 1 that arrives. Every meter has an open session."""
+        """`take` is the application of all these meters. Every meter has an open session."""
         scope = Scope(roster.chain, roster.epoch, roster.genesis.mdms_hid)
         profile = HardenedProfile(scope)
         self._fleet = fleet
@@ -87,9 +95,10 @@ class Downstream:
         return MeterKeys(scope, profile, hid, session.number, session.key, session.kem, record)
 
     async def __aenter__(self) -> Self:
-        self._tasks = [
-            asyncio.create_task(self._watched(work)) for work in (self._listen(), self._tick(), self._send_up())
-        ]
+        """Hand over what an earlier run accepted and did not hand over, then go on."""
+        left = [row for hid in self._keys for row in self._fleet.kept(KMS_INBOX, hid).values()]
+        await self._hand_over([accepted(RECEIVED.decode(row)) for row in left])
+        self._tasks = [asyncio.create_task(self._watched(work)) for work in (self._listen, self._tick, self._send_up)]
         return self
 
     async def __aexit__(
@@ -136,19 +145,23 @@ class Downstream:
         writes = [Write(*write) for step in done for write in step.writes]
         if writes:
             await self._fleet.keep(writes)
+        await self._hand_over([event for step in done for event in step.events if isinstance(event, Accepted)])
         for step in done:
             for event in step.events:
-                match event:
-                    case Accepted():
-                        self._take(event)
-                    case Refused(reason, _):
-                        self.refused[reason] += 1
-                    case _:
-                        continue
+                if isinstance(event, Refused):
+                    self.refused[event.reason] += 1
             for send in step.sends:
                 if isinstance(send, ToMdms):
                     self._enqueue(encode(send.message))
         self._wake()
+
+    async def _hand_over(self, items: Sequence[Accepted]) -> None:
+        """Give messages to the application; durable afterwards, at once: what it keeps, and that it was given them."""
+        writes = []
+        for item in items:
+            writes += [*self._take(item), Write(KMS_INBOX, item.hid + item.id, None)]
+        if writes:
+            await self._fleet.keep(writes)
 
     def _enqueue(self, data: bytes) -> None:
         if len(self._up) >= UP_WAITING_MAX:
@@ -161,9 +174,9 @@ class Downstream:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _watched(self, work: Any) -> None:
+    async def _watched(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:
             self._failure = error
             self._wake()

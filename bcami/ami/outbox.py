@@ -14,7 +14,7 @@ from zlib import crc32
 import lmdb
 
 from bcami.errors import EnvironmentFault, InputError
-from bcami.kms.meter import METER_TABLE
+from bcami.kms.meter import METER_INBOX, METER_TABLE
 from bcami.units import MIB
 
 FACTORY: Final = b"factory"
@@ -35,9 +35,26 @@ AGGREGATION: Final = b"aggregation"
 """HID, key → what a meter must not forget about the sums that it was part of (bcami.aggregation)."""
 KMS: Final = METER_TABLE
 """HID → MeterKeysRecord: the meter's end of the symmetric keys."""
+KMS_INBOX: Final = METER_INBOX
+"""HID, epoch, number → Received: a message of the MDMS that the meter's application has not been given."""
+APPLICATION: Final = b"application"
+"""HID, key → what a meter's application keeps; written in one transaction with the mark that it was given a message."""
 ABOUT: Final = b"about"
 """`chain`: chain id of the network; `position`: what the source of reports asked to remember."""
-TABLES: Final = (FACTORY, PROGRESS, ISSUANCES, SESSIONS, RESERVED, REPORTS, WAITING, AGGREGATION, KMS, ABOUT)
+TABLES: Final = (
+    FACTORY,
+    PROGRESS,
+    ISSUANCES,
+    SESSIONS,
+    RESERVED,
+    REPORTS,
+    WAITING,
+    AGGREGATION,
+    KMS,
+    KMS_INBOX,
+    APPLICATION,
+    ABOUT,
+)
 
 MAP_BYTES: Final = 16 * 1024 * MIB
 """Address space, not disk: the file grows as needed."""

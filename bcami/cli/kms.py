@@ -162,10 +162,11 @@ async def _listen(home: "HomePaths", seconds: int) -> "list[Accepted]":
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
     taken: list[Accepted] = []
 
-    def take(item: "Accepted") -> None:
+    def take(item: "Accepted") -> tuple[()]:
         taken.append(item)
         form = _taken_form(item)
         SCREEN.line(f"{form['hid'][:16]}…  {form['message']:<16} {form['latency_ms']:>6} ms")
+        return ()
 
     async with open_fleet(home) as opened:
         meters = opened.fleet.in_session()

@@ -1,15 +1,17 @@
 """Messages of Table 1 on their way down: who is to get each, who has it, and what is repeated (KMS D15).
 
-A message for many goes out once under the group's key. Whoever has not acknowledged it after a while, was away, or came
-late gets it again by unicast under its own key; the delivery's id keeps it from being taken twice.
+A message for many goes out once under the group's key. Whoever has not acknowledged it after a while, or was away, gets
+it again by unicast under its own key; the delivery's id keeps it from being taken twice. Who came late is told what
+still holds: every project that was published, and the prices in force.
 """
 
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from bcami.kms.messages import TABLE_1, Delivery, DeliveryId, DownPayload
+from bcami.kms.messages import TABLE_1, Delivery, DeliveryId, DownPayload, Pricing, PublishProject
 from bcami.kms.records import (
+    ADDRESSED,
     DELIVERIES,
     DELIVERY,
     TAKEN,
@@ -47,16 +49,26 @@ class DeliveryStatus(StrEnum):
 class _Open:
     """A delivery with what happened to it."""
 
-    __slots__ = ("attempts", "due", "next_ms", "record", "taken", "waiting")
+    __slots__ = ("attempts", "due", "next_ms", "record", "since", "taken", "waiting")
 
     def __init__(self, record: DeliveryRecord) -> None:
         self.record = record
         self.waiting: dict[int, None] = dict.fromkeys(numbers_in(record.audience))
         self.taken: dict[int, int] = {}
+        self.since: dict[int, int] = {}
+        """When it was addressed to meters that came later."""
         self.due: list[int] = []
         """What is left of the round of repetitions that is under way."""
         self.attempts = 0
         self.next_ms = record.sent_ms + RETRY_MS
+
+    def latency_ms(self, number: int, received_ms: int) -> int:
+        """Return the time from when it was for this meter to its receipt."""
+        return received_ms - self.since.get(number, self.record.sent_ms)
+
+    def status_of(self, number: int, received_ms: int) -> DeliveryStatus:
+        in_time = self.latency_ms(number, received_ms) <= deadline_ms(self.record.payload)
+        return DeliveryStatus.DELIVERED if in_time else DeliveryStatus.LATE
 
 
 class Summary(NamedTuple):
@@ -79,25 +91,69 @@ class DeliveryBook:
         self._kept: dict[DeliveryId, _Open] = {}
         self._statuses = 0
 
-    def restore(self, records: Iterable[DeliveryRecord], taken: Iterable[tuple[DeliveryId, int, Taken]]) -> None:
+    def restore(
+        self,
+        records: Iterable[DeliveryRecord],
+        taken: Iterable[tuple[DeliveryId, int, Taken]],
+        addressed: Iterable[tuple[DeliveryId, int, int]],
+    ) -> None:
         for record in records:
             self._keep(record)
+        for delivery, number, since_ms in addressed:
+            kept = self._kept.get(delivery)
+            if kept is not None:
+                self._address(kept, number, since_ms)
         for delivery, number, row in taken:
             kept = self._kept.get(delivery)
             if kept is not None and kept.waiting.pop(number, 0) is None:
                 kept.taken[number] = row.received_ms
+        for meter in self._roll:
+            if meter.removed:
+                self.forget_meter(meter.number)
 
     def add(self, step: Step, record: DeliveryRecord) -> Delivery:
         """Note a new delivery; it is the caller's to send it."""
         step.put(DELIVERIES, _key(record.id), DELIVERY, record)
         self._keep(record)
         while len(self._kept) > 1 and (len(self._kept) > KEPT_MAX or self._statuses > STATUSES_MAX):
-            self._drop_oldest(step)
+            self._drop_oldest(step, record.sent_ms)
         return delivery_of(record)
 
     def _keep(self, record: DeliveryRecord) -> None:
         kept = self._kept[record.id] = _Open(record)
         self._statuses += len(kept.waiting)
+
+    def address(self, step: Step, group: int, numbers: Iterable[int], now_ms: int) -> list[Delivery]:
+        """Have newcomers of a group told what still holds of what was sent to it; return that, oldest first."""
+        newcomers = list(numbers)
+        standing = [kept for kept in self._standing(now_ms) if kept.record.group == group]
+        for kept in standing:
+            for number in newcomers:
+                if number not in kept.waiting and number not in kept.taken:
+                    self._address(kept, number, now_ms)
+                    step.writes.append(Write(ADDRESSED, _key(kept.record.id) + u32(number), u64(now_ms)))
+        return [delivery_of(kept.record) for kept in standing]
+
+    def _address(self, kept: _Open, number: int, since_ms: int) -> None:
+        kept.waiting[number] = None
+        kept.since[number] = since_ms
+        self._statuses += 1
+
+    def _standing(self, now_ms: int) -> list[_Open]:
+        """Return what a newcomer must know: projects, and the newest prices of each group until they end."""
+        priced = set()
+        found = []
+        for kept in reversed(self._kept.values()):
+            match kept.record.payload:
+                case PublishProject():
+                    found.append(kept)
+                case Pricing(starts_s, interval_s, prices) if kept.record.group not in priced:
+                    priced.add(kept.record.group)
+                    if 1000 * (starts_s + interval_s * len(prices)) > now_ms <= kept.record.until_ms:
+                        found.append(kept)
+                case _:
+                    continue
+        return found[::-1]
 
     def taken(self, step: Step, hid: bytes, number: int, delivery: DeliveryId, received_ms: int) -> None:
         """Note a meter's acknowledgement; repeated ones change nothing."""
@@ -106,15 +162,16 @@ class DeliveryBook:
             return
         kept.taken[number] = received_ms
         step.put(TAKEN, _key(delivery) + u32(number), TAKEN_CODEC, Taken(received_ms))
-        latency = received_ms - kept.record.sent_ms
+        latency = kept.latency_ms(number, received_ms)
         step.events.append(Delivered(hid, delivery, latency, latency <= deadline_ms(kept.record.payload)))
 
-    def send_waiting(self, step: Step, number: int, now_ms: int) -> None:
-        """Send a meter everything that waits for it: it has keys again."""
-        hid = self._roll.numbered(number).hid
-        for kept in self._kept.values():
-            if number in kept.waiting and now_ms <= kept.record.until_ms:
-                self._roll.send(step, hid, delivery_of(kept.record))
+    def waiting(self, number: int, now_ms: int) -> list[Delivery]:
+        """Return everything that waits for a meter, oldest first."""
+        return [
+            delivery_of(kept.record)
+            for kept in self._kept.values()
+            if number in kept.waiting and now_ms <= kept.record.until_ms
+        ]
 
     def tick(self, step: Step, now_ms: int) -> None:
         """Repeat what is due, by unicast."""
@@ -143,7 +200,7 @@ class DeliveryBook:
         if kept is None:
             return None
         if number in kept.taken:
-            return _status_of(kept.record, kept.taken[number])
+            return kept.status_of(number, kept.taken[number])
         if number not in kept.waiting:
             return None
         return DeliveryStatus.EXPIRED if now_ms > kept.record.until_ms else DeliveryStatus.WAITING
@@ -153,21 +210,25 @@ class DeliveryBook:
         for kept in self._kept.values():
             record = kept.record
             statuses = dict.fromkeys(DeliveryStatus, 0)
-            for received_ms in kept.taken.values():
-                statuses[_status_of(record, received_ms)] += 1
+            for number, received_ms in kept.taken.items():
+                statuses[kept.status_of(number, received_ms)] += 1
             rest = DeliveryStatus.EXPIRED if now_ms > record.until_ms else DeliveryStatus.WAITING
             statuses[rest] += len(kept.waiting)
-            latency = max((received_ms - record.sent_ms for received_ms in kept.taken.values()), default=0)
+            latency = max((kept.latency_ms(*taken) for taken in kept.taken.items()), default=0)
             yield Summary(
                 record.id, record.payload, record.group, record.sent_ms, statuses, latency, deadline_ms(record.payload)
             )
 
-    def _drop_oldest(self, step: Step) -> None:
+    def _drop_oldest(self, step: Step, now_ms: int) -> None:
+        """Drop a finished delivery, else one that waits, and only then one that newcomers are told."""
         others = list(self._kept.values())[:-1]
-        oldest = next((kept for kept in others if not kept.waiting), others[0])
+        standing = {kept.record.id for kept in self._standing(now_ms)}
+        passing = [kept for kept in others if kept.record.id not in standing] or others
+        oldest = next((kept for kept in passing if not kept.waiting), passing[0])
         key = _key(oldest.record.id)
         step.writes.append(Write(DELIVERIES, key, None))
         step.writes += [Write(TAKEN, key + u32(number), None) for number in oldest.taken]
+        step.writes += [Write(ADDRESSED, key + u32(number), None) for number in oldest.since]
         self._statuses -= len(oldest.waiting) + len(oldest.taken)
         del self._kept[oldest.record.id]
 
@@ -179,11 +240,6 @@ def delivery_of(record: DeliveryRecord) -> Delivery:
 def deadline_ms(payload: DownPayload) -> int:
     """Return the time that Table 1 gives a message."""
     return TABLE_1[type(payload)].deadline_ms
-
-
-def _status_of(record: DeliveryRecord, received_ms: int) -> DeliveryStatus:
-    in_time = received_ms - record.sent_ms <= deadline_ms(record.payload)
-    return DeliveryStatus.DELIVERED if in_time else DeliveryStatus.LATE
 
 
 def _key(delivery: DeliveryId) -> bytes:

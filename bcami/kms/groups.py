@@ -17,6 +17,7 @@ from bcami.kms.messages import (
 )
 from bcami.kms.profile import Profile, Scope
 from bcami.kms.records import (
+    CHANGES,
     CHANNELS,
     GROUP,
     GROUP_CHANNEL,
@@ -37,12 +38,13 @@ from bcami.model.signing import u32, u64
 
 Rows = Callable[[bytes], Iterable[tuple[bytes, bytes]]]
 """Returns the keys and values of a table."""
+_JOIN, _LEAVE = b"\x01", b"\x00"
 
 
 class Group:
     """One group. Members are numbers of meters."""
 
-    __slots__ = ("channel", "joining", "keying", "leaving", "place", "record", "version")
+    __slots__ = ("channel", "joining", "keying", "leaving", "noted", "place", "record", "version")
 
     def __init__(self, record: GroupRecord, degree: int, place: Place) -> None:
         self.record = record
@@ -53,6 +55,8 @@ class Group:
         self.joining: dict[int, None] = {}
         """Changes that wait for the end of the period, in order."""
         self.leaving: dict[int, None] = {}
+        self.noted: set[int] = set()
+        """Members whose changes wait in the store too."""
 
     @property
     def number(self) -> int:
@@ -109,10 +113,15 @@ class GroupBook:
             held = GROUP_CHANNEL.decode(value)
             group = self._groups[_u32(key)]
             group.version, group.channel = held.version, held.channel
+        for key, value in rows(CHANGES):
+            group, member = self._groups[_u32(key)], _u32(key[4:])
+            group.noted.add(member)
+            (group.joining if value == _JOIN else group.leaving)[member] = None
 
-    def open_epoch(self, step: Step, epoch: int, draw: KeyStream) -> None:
-        """Draw every key of every group anew."""
+    def open_epoch(self, step: Step, epoch: int, draw: KeyStream) -> dict[int, list[int]]:
+        """Draw every key of every group anew; return who joined which group by that."""
         self._epoch = epoch
+        joined = {group.number: list(group.joining) for group in self._groups.values()}
         for group in self._groups.values():
             self._apply_pending_members(step, group, draw)
             group.place = Place(self._network, epoch, group.number)
@@ -121,12 +130,12 @@ class GroupBook:
             group.keying.renew(draw)
             self._save_nodes(step, group, group.keying.nodes())
             self._next_version(step, group, draw)
+        return joined
 
     def _apply_pending_members(self, step: Step, group: Group, draw: KeyStream) -> None:
         """Change the members and tell nobody: the keys of an epoch are new for everybody."""
         change = group.keying.change(group.version + 1, list(group.joining), list(group.leaving), draw, lambda _: None)
-        group.joining.clear()
-        group.leaving.clear()
+        self._forget_changes(step, group)
         self._save_leaves(step, group, change.leaves)
         self._save_nodes(step, group, change.nodes)
 
@@ -157,8 +166,8 @@ class GroupBook:
             and (other.number in wanted.excludes or number in other.record.excludes)
         ]
 
-    def ask(self, number: int, member: int, *, join: bool) -> Reason:
-        """Note a member's wish for the end of the period; VALID when it will be met [KMS Figure 9, step 3]."""
+    def ask(self, step: Step, number: int, member: int, *, join: bool) -> Reason:
+        """Note a member's wish for the end of the period, durably; VALID when it will be met [KMS Figure 9, step 3]."""
         group = self._groups.get(number)
         if group is None or number == ROOT_GROUP:
             return Reason.UNKNOWN_GROUP
@@ -171,15 +180,39 @@ class GroupBook:
                 group.joining[member] = None
         elif group.joining.pop(member, 0) == 0:
             group.leaving[member] = None
+        self._note_change(step, group, member)
         return Reason.VALID
 
-    def settle(self, step: Step, group: Group, draw: KeyStream, signer: Signer) -> bool:
-        """Carry out what waits for a group: one rekeying for all of it [KMS Figure 10]. True when something did."""
-        joins, leaves = list(group.joining), list(group.leaving)
-        if not joins and not leaves:
-            return False
+    def expel(self, step: Step, group: Group, member: int) -> bool:
+        """Note that a meter is to be shut out, whatever it wished; True when it is in the group."""
+        group.joining.pop(member, None)
+        is_in = member in group.keying.members
+        if is_in:
+            group.leaving[member] = None
+        self._note_change(step, group, member)
+        return is_in
+
+    def _note_change(self, step: Step, group: Group, member: int) -> None:
+        value = _JOIN if member in group.joining else _LEAVE if member in group.leaving else None
+        group.noted.add(member)
+        step.writes.append(Write(CHANGES, u32(group.number) + u32(member), value))
+
+    def _forget_changes(self, step: Step, group: Group) -> None:
+        """The changes that waited are carried out in this step."""
+        step.writes += [Write(CHANGES, u32(group.number) + u32(member), None) for member in group.noted]
+        group.noted.clear()
         group.joining.clear()
         group.leaving.clear()
+
+    def settle(self, step: Step, group: Group, draw: KeyStream, signer: Signer) -> list[int] | None:
+        """Carry out what waits for a group: one rekeying for all of it [KMS Figure 10].
+
+        Returns who joined; None when nothing waited.
+        """
+        joins, leaves = list(group.joining), list(group.leaving)
+        if not joins and not leaves:
+            return None
+        self._forget_changes(step, group)
         before = group.version
         change = group.keying.change(
             before + 1, joins, leaves, draw, lambda number: self._roll.leaf_key(group.place, number)
@@ -191,7 +224,7 @@ class GroupBook:
         for member in leaves:
             record = self._roll.numbered(member)
             self._roll.send(step, record.hid, Dismissed(group.number, group.version))
-        return True
+        return joins
 
     def _tell(self, step: Step, group: Group, before: int, change: Change, signer: Signer) -> None:
         """Send each member what it needs [KMS Figure 10, steps 8 to 10]."""

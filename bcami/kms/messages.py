@@ -30,6 +30,8 @@ ROOT_GROUP: Final = 0
 GROUP_BYTES: Final = 4
 NAME_CHARACTERS_MAX: Final = 64
 BODY_BYTES_MAX: Final = 16 * KIB
+CATCH_UP_BYTES_MAX: Final = 12 * KIB
+"""What one catch-up carries at most; more goes into another one."""
 TREE_HEIGHT_MAX: Final = 32
 IDS_MAX: Final = 64
 CHANGES_MAX: Final = 1 << 17
@@ -290,10 +292,6 @@ class Confirm(msgspec.Struct, frozen=True, array_like=True, tag="confirm"):
     holds: Annotated[tuple[tuple[U32, U63], ...], msgspec.Meta(max_length=IDS_MAX)]
 
 
-class Confirmed(msgspec.Struct, frozen=True, array_like=True, tag="confirmed"):
-    """The MDMS uses the keys now, and has sent what the meter lacked."""
-
-
 class Acknowledge(msgspec.Struct, frozen=True, array_like=True, tag="acknowledge"):
     """Deliveries that the meter took, with its time of receipt."""
 
@@ -307,7 +305,16 @@ class Dismissed(msgspec.Struct, frozen=True, array_like=True, tag="dismissed"):
     version: U63
 
 
-DownContents = Delivery | Answer | GroupKeys | Confirmed | Dismissed
+class CatchUp(SecretRecord, frozen=True, array_like=True, tag="catch_up"):
+    """Answers `Confirm`: the MDMS uses the keys now, and this is all that the meter lacked, in one unicast."""
+
+    grants: tuple[GroupKeys, ...]
+    dismissed: tuple[Dismissed, ...]
+    deliveries: Annotated[tuple[Delivery, ...], msgspec.Meta(max_length=IDS_MAX)]
+    """Oldest first: what waits, and what still holds of what was sent before the meter came."""
+
+
+DownContents = Delivery | Answer | GroupKeys | CatchUp | Dismissed
 UpContents = Request | Confirm | Acknowledge
 DownMessage = Bootstrap | Envelope | Rekey
 UpMessage = BootstrapRequest | Envelope

@@ -8,9 +8,11 @@
     request          a message of Table 1 for the MDMS
     tick             repeats what was not answered
 
-The record is one: `Step.writes` holds it whenever it changed, under the meter's HID.
+The record is one: `Step.writes` holds it whenever it changed, under the meter's HID. Beside it stands what was accepted
+in the same step, until the driver has handed it over: what counters and ids will refuse from now on is not lost.
 """
 
+from collections.abc import Sequence
 from typing import Final, assert_never
 
 from msgspec.structs import replace
@@ -32,8 +34,8 @@ from bcami.kms.messages import (
     Acknowledge,
     Answer,
     Bootstrap,
+    CatchUp,
     Confirm,
-    Confirmed,
     Delivery,
     Direction,
     Dismissed,
@@ -51,19 +53,23 @@ from bcami.kms.profile import Profile, Scope
 from bcami.kms.records import (
     METER_KEYS,
     OUTBOX_MAX,
+    RECEIVED,
     RECENT_MAX,
-    Accepted,
     Membership,
     MeterKeysRecord,
     Outgoing,
+    Received,
     Step,
     ToMdms,
+    accepted,
 )
 from bcami.model.reasons import Reason
 from bcami.model.signing import u64
 
 METER_TABLE: Final = b"kms"
 """HID → MeterKeysRecord."""
+METER_INBOX: Final = b"kms_inbox"
+"""HID, epoch, number → Received: accepted, and not yet handed to the application, whose driver deletes it."""
 RETRY_MS: Final = 2_000
 UNANSWERED_MAX: Final = 5
 """Confirmations without an answer, after which a meter asks for new keys."""
@@ -269,7 +275,8 @@ class MeterKeys:
             return Reason.WRONG_MODE
         if self._profile.is_guarded and envelope.mode not in TABLE_1[type(contents.payload)].modes:
             return Reason.WRONG_MODE
-        return self._deliver(step, contents, now_ms)
+        self._deliver_all(step, (contents,), now_ms)
+        return None
 
     def _open_unicast(self, step: Step, envelope: Envelope, now_ms: int) -> Reason | None:
         if envelope.party != self._hid:
@@ -289,14 +296,13 @@ class MeterKeys:
     def _take(self, step: Step, contents: DownContents, now_ms: int) -> Reason | None:
         match contents:
             case Delivery():
-                return self._deliver(step, contents, now_ms)
+                self._deliver_all(step, (contents,), now_ms)
             case GroupKeys():
                 return self._granted(step, contents)
             case Dismissed():
                 return self._dismissed(step, contents)
-            case Confirmed():
-                self._unanswered = 0
-                self._keep(step, replace(self._record, confirmed=True))
+            case CatchUp():
+                self._caught_up(step, contents, now_ms)
             case Answer():
                 self.answers[contents.id] = contents.reason
                 rest = tuple(item for item in self._record.outbox if item.id != contents.id)
@@ -304,6 +310,16 @@ class MeterKeys:
             case _:
                 assert_never(contents)
         return None
+
+    def _caught_up(self, step: Step, lacked: CatchUp, now_ms: int) -> None:
+        self._unanswered = 0
+        self._keep(step, replace(self._record, confirmed=True))
+        refused = [self._granted(step, keys) for keys in lacked.grants]
+        refused += [self._dismissed(step, dismissed) for dismissed in lacked.dismissed]
+        for reason in refused:
+            if reason is not None:
+                step.refuse(reason, self._hid)
+        self._deliver_all(step, lacked.deliveries, now_ms)
 
     def _granted(self, step: Step, keys: GroupKeys) -> Reason | None:
         held = self._membership(keys.group)
@@ -324,12 +340,23 @@ class MeterKeys:
         self._keep(step, replace(self._record, memberships=kept, gone=gone))
         return None
 
+    def _deliver_all(self, step: Step, deliveries: Sequence[Delivery], now_ms: int) -> None:
+        """Take messages of the MDMS once each, and acknowledge them as often as they come."""
+        taken = []
+        for delivery in deliveries:
+            refused = self._deliver(step, delivery, now_ms)
+            if refused is not None:
+                step.refuse(refused, self._hid)
+            if refused in (None, Reason.DUPLICATE):
+                taken.append((delivery.id, now_ms))
+        if taken:
+            self._seal(step, Acknowledge(tuple(taken)), answers=True)
+
     def _deliver(self, step: Step, delivery: Delivery, now_ms: int) -> Reason | None:
-        """Take a message of the MDMS once, and acknowledge it as often as it comes."""
+        """Take a message of the MDMS, or return why not."""
         record = self._record
         if self._profile.is_guarded:
             if delivery.id in record.taken:
-                self._seal(step, Acknowledge(((delivery.id, now_ms),)))
                 return Reason.DUPLICATE
             if delivery.id <= record.taken_floor:
                 return Reason.SEQUENCE_TOO_OLD
@@ -339,8 +366,10 @@ class MeterKeys:
             floor = max((record.taken_floor, *taken[:-RECENT_MAX]))
             self._keep(step, replace(record, taken=taken[-RECENT_MAX:], taken_floor=floor))
         in_time = now_ms - delivery.sent_ms <= TABLE_1[type(delivery.payload)].deadline_ms
-        step.events.append(Accepted(self._hid, delivery.payload, delivery.sent_ms, now_ms, in_time))
-        self._seal(step, Acknowledge(((delivery.id, now_ms),)), answers=True)
+        identity = u64(delivery.id.epoch) + u64(delivery.id.number)
+        received = Received(self._hid, identity, delivery.payload, delivery.sent_ms, now_ms, in_time)
+        step.put(METER_INBOX, self._hid + identity, RECEIVED, received)
+        step.events.append(accepted(received))
         return None
 
     # What the meter sends.
@@ -441,5 +470,5 @@ class MeterKeys:
     def _keep(self, step: Step, record: MeterKeysRecord) -> None:
         """Take up a record, and have it written: only the last one of a step."""
         self._record = record
-        step.writes.clear()
+        step.writes[:] = [write for write in step.writes if write.table != METER_TABLE]
         step.put(METER_TABLE, self._hid, METER_KEYS, record)

@@ -152,6 +152,18 @@ class GroupChannel(SecretRecord, frozen=True, array_like=True):
     channel: Channel
 
 
+class Received(msgspec.Struct, frozen=True, array_like=True):
+    """A message of Table 1 that was accepted: written together with the counter that will not accept it again."""
+
+    hid: Hash
+    id: RequestId
+    """Of a delivery: its epoch and number."""
+    payload: Payload
+    sent_ms: U63
+    received_ms: U63
+    in_time: bool
+
+
 class DeliveryRecord(msgspec.Struct, frozen=True, array_like=True):
     """A message of the MDMS and whom it is for."""
 
@@ -194,15 +206,35 @@ DELIVERIES: Final = b"kms_deliveries"
 """Epoch, number → DeliveryRecord."""
 TAKEN: Final = b"kms_taken"
 """Epoch, number, meter number → Taken."""
+ADDRESSED: Final = b"kms_addressed"
+"""Epoch, number, meter number → when the delivery was addressed to a meter that came after it, 8 bytes."""
+CHANGES: Final = b"kms_changes"
+"""Group number, meter number → 1 for a join, 0 for a leave that waits for the end of the period."""
+INBOX: Final = b"kms_inbox"
+"""Running number → Received: notifications and meter data, the newest ones."""
 AUDIT: Final = b"kms_audit"
 """Sequence → AuditEntry; nothing is ever deleted here."""
-TABLES: Final = (ABOUT, METERS, GROUPS, CHANNELS, LEAVES, NODES, DELIVERIES, TAKEN, AUDIT)
+TABLES: Final = (
+    ABOUT,
+    METERS,
+    GROUPS,
+    CHANNELS,
+    LEAVES,
+    NODES,
+    DELIVERIES,
+    TAKEN,
+    ADDRESSED,
+    CHANGES,
+    INBOX,
+    AUDIT,
+)
 
 METER_KEYS: Final[Codec[MeterKeysRecord]] = Codec(MeterKeysRecord, MIB)
 METER: Final[Codec[MeterRecord]] = Codec(MeterRecord, MIB)
 GROUP: Final[Codec[GroupRecord]] = Codec(GroupRecord, MIB)
 GROUP_CHANNEL: Final[Codec[GroupChannel]] = Codec(GroupChannel, MIB)
 DELIVERY: Final[Codec[DeliveryRecord]] = Codec(DeliveryRecord, 4 * MIB)
+RECEIVED: Final[Codec[Received]] = Codec(Received, 2 * BODY_BYTES_MAX)
 TAKEN_CODEC: Final[Codec[Taken]] = Codec(Taken, 64)
 ABOUT_CODEC: Final[Codec[AboutRecord]] = Codec(AboutRecord, 64)
 
@@ -238,11 +270,20 @@ class Accepted(NamedTuple):
     """An application message that arrived: once for each id."""
 
     hid: bytes
+    id: bytes
+    """Of the request, or the delivery's epoch and number: 16 bytes."""
     payload: Payload
     sent_ms: int
     received_ms: int
     in_time: bool
     """Within the deadline of Table 1."""
+
+
+def accepted(received: Received) -> Accepted:
+    """Return the event that handed a message over, or is to do so again."""
+    return Accepted(
+        received.hid, received.id, received.payload, received.sent_ms, received.received_ms, received.in_time
+    )
 
 
 class Delivered(NamedTuple):

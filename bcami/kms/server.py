@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, assert_never
 from bcami.crypto.signatures import Signer
 from bcami.errors import MalformedError
 from bcami.kms.audit import AUDIT_ENTRY, AuditLog, entry_hash
+from bcami.kms.catch_up import catch_ups
 from bcami.kms.deliveries import DeliveryBook, Summary, bitmap
 from bcami.kms.draw import KeyStream
 from bcami.kms.graph import KeyGraph, key_graph
@@ -32,15 +33,18 @@ from bcami.kms.messages import (
     Answer,
     BootstrapRequest,
     Confirm,
-    Confirmed,
+    Delivery,
     DeliveryId,
     Direction,
     Dismissed,
     DownPayload,
     Envelope,
+    GroupKeys,
     JoinProject,
     LeaveProject,
+    MeterData,
     Mode,
+    Notification,
     PublishProject,
     Request,
     UpContents,
@@ -50,23 +54,31 @@ from bcami.kms.profile import Profile, Scope
 from bcami.kms.records import (
     ABOUT,
     ABOUT_CODEC,
+    ADDRESSED,
     AUDIT,
     DELIVERIES,
     DELIVERY,
+    INBOX,
     METER,
     METERS,
+    RECEIVED,
     TAKEN,
     TAKEN_CODEC,
     AboutRecord,
-    Accepted,
     DeliveryRecord,
     GroupRecord,
+    Received,
     Step,
+    Write,
+    accepted,
 )
 from bcami.kms.roll import Identity, Roll
 from bcami.model.reasons import Reason
+from bcami.model.signing import u64
 
 FOREVER_MS: Final = 2**62
+INBOX_MAX: Final = 1_000
+"""Notifications and meter data that are kept."""
 DEGREE_DEFAULT: Final = 4
 
 
@@ -99,6 +111,7 @@ class KeyServer:
         self._signer: Signer | None = None
         self._epoch = 0
         self._next_delivery = 1
+        self._inbox: dict[int, Received] = {}
 
     # Start.
 
@@ -112,7 +125,12 @@ class KeyServer:
         self._deliveries.restore(
             (DELIVERY.decode(record) for _, record in rows(DELIVERIES)),
             ((_delivery_id(key), int.from_bytes(key[16:], "big"), TAKEN_CODEC.decode(row)) for key, row in rows(TAKEN)),
+            (
+                (_delivery_id(key), int.from_bytes(key[16:], "big"), int.from_bytes(row, "big"))
+                for key, row in rows(ADDRESSED)
+            ),
         )
+        self._inbox = {int.from_bytes(key, "big"): RECEIVED.decode(value) for key, value in rows(INBOX)}
         for _, value in rows(AUDIT):
             entry = AUDIT_ENTRY.decode(value)
             self._audit = AuditLog(entry.sequence, entry_hash(entry))
@@ -125,7 +143,8 @@ class KeyServer:
             return step
         self._epoch, self._signer, self._next_delivery = height, signer, 1
         self._roll.forget_keys(step)
-        self._groups.open_epoch(step, height, KeyStream(entropy))
+        for group, joined in self._groups.open_epoch(step, height, KeyStream(entropy)).items():
+            self._deliveries.address(step, group, joined, now_ms)
         self._save_about(step)
         self._audit.append(step, now_ms, "epoch", str(height), signer.public_key.hex())
         return step
@@ -143,6 +162,7 @@ class KeyServer:
             else:
                 root.joining.update(dict.fromkeys(numbers))
                 self._groups.settle(step, root, draw, self._signer)
+            self._deliveries.address(step, ROOT_GROUP, numbers, now_ms)
         return step
 
     def remove(self, hid: bytes, now_ms: int, entropy: bytes) -> Step:
@@ -159,11 +179,8 @@ class KeyServer:
             # The paper has no exit from the system: k_0 stays.
             if group.number == ROOT_GROUP and not self._profile.is_guarded:
                 continue
-            group.joining.pop(record.number, None)
-            if record.number in group.keying.members:
-                group.leaving[record.number] = None
-                if self._signer is not None:
-                    self._groups.settle(step, group, draw, self._signer)
+            if self._groups.expel(step, group, record.number) and self._signer is not None:
+                self._settle(step, group, now_ms, draw, self._signer)
         return step
 
     # What meters send.
@@ -217,8 +234,7 @@ class KeyServer:
         number = self._roll.numbered_by(hid)
         match contents:
             case Confirm():
-                self._bring_up(step, hid, number, dict(contents.holds))
-                self._deliveries.send_waiting(step, number, now_ms)
+                self._catch_up(step, hid, number, dict(contents.holds), now_ms)
             case Acknowledge():
                 for delivery, received_ms in contents.taken:
                     self._deliveries.taken(step, hid, number, delivery, received_ms)
@@ -227,15 +243,18 @@ class KeyServer:
             case _:
                 assert_never(contents)
 
-    def _bring_up(self, step: Step, hid: bytes, number: int, holds: dict[int, int]) -> None:
-        """Send a meter what it lacks of its groups, and tell it of groups that it is not in."""
+    def _catch_up(self, step: Step, hid: bytes, number: int, holds: dict[int, int], now_ms: int) -> None:
+        """Send a meter all that it lacks: keys of its groups, groups that it is not in, and what waits for it."""
+        lacked: list[GroupKeys | Dismissed | Delivery] = []
         for group in self._groups:
             if number in group.keying.members:
                 if holds.get(group.number) != group.version:
-                    self._roll.send(step, hid, self._groups.grant(group, number), answers=True)
+                    lacked.append(self._groups.grant(group, number))
             elif group.number in holds:
-                self._roll.send(step, hid, Dismissed(group.number, group.version), answers=True)
-        self._roll.send(step, hid, Confirmed(), answers=True)
+                lacked.append(Dismissed(group.number, group.version))
+        lacked += self._deliveries.waiting(number, now_ms)
+        for message in catch_ups(lacked):
+            self._roll.send(step, hid, message, answers=True)
 
     def _request(
         self, step: Step, hid: bytes, number: int, request: Request, now_ms: int, draw: KeyStream, signer: Signer
@@ -254,14 +273,26 @@ class KeyServer:
             case _:
                 reason = Reason.VALID
         if reason is Reason.VALID:
-            latency = now_ms - request.sent_ms
-            in_time = latency <= TABLE_1[type(payload)].deadline_ms
-            step.events.append(Accepted(hid, payload, request.sent_ms, now_ms, in_time))
+            in_time = now_ms - request.sent_ms <= TABLE_1[type(payload)].deadline_ms
+            received = Received(hid, request.id, payload, request.sent_ms, now_ms, in_time)
+            step.events.append(accepted(received))
+            if isinstance(payload, MeterData | Notification):
+                self._put_into_inbox(step, received)
         else:
             step.refuse(reason, hid)
         self._roll.note_answer(step, hid, request.id, reason)
         self._roll.send(step, hid, Answer(request.id, reason), answers=True)
-        self._settle_unless_waiting(step, draw, signer)
+        self._settle_unless_waiting(step, now_ms, draw, signer)
+
+    def _put_into_inbox(self, step: Step, received: Received) -> None:
+        """Keep what a meter told, in the same write as its answer; the oldest leaves when there is too much."""
+        number = 1 + next(reversed(self._inbox), 0)
+        self._inbox[number] = received
+        step.put(INBOX, u64(number), RECEIVED, received)
+        if len(self._inbox) > INBOX_MAX:
+            oldest = next(iter(self._inbox))
+            del self._inbox[oldest]
+            step.writes.append(Write(INBOX, u64(oldest), None))
 
     # Demand response.
 
@@ -291,20 +322,30 @@ class KeyServer:
         if reason is not Reason.VALID:
             step.refuse(reason, hid)
             return step
-        self._settle_unless_waiting(step, draw, self._signer)
+        self._settle_unless_waiting(step, now_ms, draw, self._signer)
         return step
 
     def _change(self, step: Step, number: int, project: int, now_ms: int, *, join: bool) -> Reason:
-        reason = self._groups.ask(project, number, join=join)
+        reason = self._groups.ask(step, project, number, join=join)
         if reason is Reason.VALID:
             hid = self._roll.numbered(number).hid
             self._audit.append(step, now_ms, "join" if join else "leave", hid.hex(), f"project {project}")
         return reason
 
-    def _settle_unless_waiting(self, step: Step, draw: KeyStream, signer: Signer) -> None:
+    def _settle_unless_waiting(self, step: Step, now_ms: int, draw: KeyStream, signer: Signer) -> None:
         if not self._changes_wait:
             for group in self._groups:
-                self._groups.settle(step, group, draw, signer)
+                self._settle(step, group, now_ms, draw, signer)
+
+    def _settle(self, step: Step, group: Group, now_ms: int, draw: KeyStream, signer: Signer) -> bool:
+        """Carry out what waits for a group, and tell newcomers what still holds there. True when something did."""
+        joined = self._groups.settle(step, group, draw, signer)
+        if joined is None:
+            return False
+        for delivery in self._deliveries.address(step, group.number, joined, now_ms):
+            for number in joined:
+                self._roll.send(step, self._roll.numbered(number).hid, delivery)
+        return True
 
     def end_period(self, now_ms: int, entropy: bytes) -> Step:
         """Carry out all changes that wait [KMS 7.1]."""
@@ -313,7 +354,7 @@ class KeyServer:
             step.refuse(Reason.NOT_READY)
             return step
         for group in self._groups:
-            if self._groups.settle(step, group, draw, self._signer):
+            if self._settle(step, group, now_ms, draw, self._signer):
                 self._audit.append(step, now_ms, "rekey", f"group {group.number}", f"version {group.version}")
         return step
 
@@ -410,6 +451,11 @@ class KeyServer:
     @property
     def deliveries(self) -> DeliveryBook:
         return self._deliveries
+
+    @property
+    def inbox(self) -> list[Received]:
+        """Return the newest notifications and meter data that were accepted, oldest first."""
+        return list(self._inbox.values())
 
     def summaries(self, now_ms: int) -> list[Summary]:
         return list(self._deliveries.summaries(now_ms))

@@ -98,7 +98,7 @@ class Tour:
             Roster.from_genesis(genesis),
             self._meters,
             HeadEndClient(network.mdms.url),
-            take=self._taken.append,
+            take=self._note,
             now_ms=_now_ms,
         )
 
@@ -192,6 +192,10 @@ class Tour:
         tags = {"price": "pricing", "control": "remote_control"}
         newer = self._taken[before:]
         return Counter(item.hid for item in newer if item.payload.__struct_config__.tag == tags[kind])
+
+    def _note(self, item: Accepted) -> tuple[()]:
+        self._taken.append(item)
+        return ()
 
     def _groups(self, meter: Meter) -> dict[int, int]:
         return self._downstream.groups(meter.party.hid)

@@ -1,7 +1,7 @@
 """The meters' end: an epoch is believed by its receipt only, each message is taken once over restarts and lost streams."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -9,13 +9,14 @@ import pytest
 
 from bcami.ami.downstream import Downstream
 from bcami.ami.fleet import Fleet
-from bcami.ami.outbox import KMS, Outbox
+from bcami.ami.outbox import APPLICATION, KMS, KMS_INBOX, Outbox, Write
 from bcami.client.head_end import HeadEndUnavailable, StreamEvent
 from bcami.codec import encode
 from bcami.crypto.keys import SecretKey
 from bcami.kms import Accepted, HardenedProfile, Identity, KeyServer, Scope, Step, ToGroup, ToMeter
 from bcami.kms.messages import EventKind as Kind
 from bcami.kms.messages import Notification, Pricing
+from bcami.kms.records import RECEIVED, Received
 from bcami.kms.wire import DownItem
 from bcami.model.api import TransactionProof
 from bcami.model.genesis import operator_id
@@ -108,6 +109,10 @@ class Street:
         self.mdms = Mdms(self.cluster)
         self.taken: list[Accepted] = []
 
+    def take(self, item: Accepted) -> list[Write]:
+        self.taken.append(item)
+        return []
+
     async def fleet(self) -> Fleet:
         fleet = await Fleet.open(
             self.home,
@@ -134,7 +139,7 @@ class Street:
             self.cluster.roster,
             fleet.in_session(),
             self.mdms,  # type: ignore[arg-type]
-            take=self.taken.append,
+            take=self.take,
             now_ms=lambda: START_MS,
         )
 
@@ -222,5 +227,114 @@ def test_a_meter_tells_and_is_answered(street: Street) -> None:
             assert not isinstance(asked, Reason)
             await downstream.until(lambda: downstream.answer(meter, asked) is not None)
             assert downstream.answer(meter, asked) is Reason.VALID
+
+    run(work())
+
+
+class PowerLoss(Exception):
+    """The meter stops here."""
+
+
+class Crashing:
+    """A fleet's store that fails at its n-th write: before it is durable, or right after."""
+
+    def __init__(self, fleet: Fleet, writes: int, *, after: bool) -> None:
+        self._fleet = fleet
+        self._left = writes
+        self._after = after
+        self.kept = fleet.kept
+        self.accepted_last = False
+        """The last write before the crash accepted a message, which nobody was given."""
+
+    async def keep(self, writes: Iterable[Write]) -> None:
+        group = list(writes)
+        self._left -= 1
+        if self._left < 0:
+            raise PowerLoss
+        if self._left == 0 and not self._after:
+            raise PowerLoss
+        await self._fleet.keep(group)
+        if self._left == 0:
+            self.accepted_last = any(write.table == KMS_INBOX and write.value is not None for write in group)
+            raise PowerLoss
+
+
+class Application:
+    """Counts each message in the meter's own store, and may stop in the middle of one."""
+
+    def __init__(self, fleet: Fleet, *, stops_at: int = 0) -> None:
+        self._fleet = fleet
+        self._stops_at = stops_at
+
+    def take(self, item: Accepted) -> list[Write]:
+        self._stops_at -= 1
+        if self._stops_at == 0:
+            raise PowerLoss
+        before = self._fleet.kept(APPLICATION, item.hid + item.id).get(item.hid + item.id, b"")
+        return [Write(APPLICATION, item.hid + item.id, before + b"1")]
+
+
+async def crash_and_restart(street: Street, fleet: Fleet, store: object, stops_at: int) -> bool:
+    """Broadcast to a meter that crashes on its way, and start it again; True when it did crash."""
+    (meter, *_) = fleet.in_session()
+    before = len(fleet.kept(APPLICATION, b""))
+    has_crashed = False
+    for faulty in (True, False):
+        shown = store if faulty else fleet
+        application = Application(fleet, stops_at=stops_at if faulty else 0)
+        downstream = Downstream(
+            shown,  # type: ignore[arg-type]
+            street.cluster.roster,
+            [meter],
+            street.mdms,  # type: ignore[arg-type]
+            take=application.take,
+            now_ms=lambda: START_MS,
+        )
+        try:
+            async with downstream:
+                await downstream.until(lambda: downstream.confirmed == 1)  # noqa: B023
+                if faulty:
+                    street.mdms.do(street.mdms.server.send(PRICE, START_MS, hid=None, group=0))
+                await downstream.until(lambda: len(fleet.kept(APPLICATION, b"")) == before + 1)
+        except PowerLoss:
+            has_crashed = True
+            if not street.mdms.server.summaries(START_MS)[before:]:  # it never got so far as to be sent anything
+                street.mdms.do(street.mdms.server.send(PRICE, START_MS, hid=None, group=0))
+    return has_crashed
+
+
+def test_whatever_the_step_at_which_a_meter_crashes_its_application_has_each_message_once(street: Street) -> None:
+    async def work() -> None:
+        async with await street.fleet() as fleet:
+            street.mdms.open_epoch()
+            lost_before_hand_over = False
+            for after in (False, True):
+                write, store = 1, Crashing(fleet, 1, after=after)
+                while await crash_and_restart(street, fleet, store, 0):
+                    lost_before_hand_over |= store.accepted_last
+                    write += 1
+                    store = Crashing(fleet, write, after=after)
+                assert write > 2
+            assert lost_before_hand_over
+            assert await crash_and_restart(street, fleet, fleet, 1)
+            handed = fleet.kept(APPLICATION, b"")
+            assert set(handed.values()) == {b"1"}
+            assert len(handed) == len(street.mdms.server.summaries(START_MS))
+            assert not fleet.kept(KMS_INBOX, b"")
+
+    run(work())
+
+
+def test_what_was_accepted_and_not_handed_over_is_handed_over_at_the_next_start(street: Street) -> None:
+    async def work() -> None:
+        async with await street.fleet() as fleet:
+            street.mdms.open_epoch()
+            (meter, *_) = fleet.in_session()
+            identity = bytes(15) + b"\x01"
+            received = Received(meter.party.hid, identity, PRICE, START_MS, START_MS, True)
+            await fleet.keep([Write(KMS_INBOX, meter.party.hid + identity, RECEIVED.encode(received))])
+            for _ in range(2):
+                async with street.downstream(fleet):
+                    assert [(item.id, item.payload) for item in street.taken] == [(identity, PRICE)]
 
     run(work())

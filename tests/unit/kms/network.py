@@ -139,6 +139,13 @@ class Network:
             self.open_epoch()
             self.flow()
 
+    def add_meter(self) -> MeterHost:
+        """Return one more meter, which the MDMS does not know yet."""
+        meter = MeterHost(f"m{len(self.meters) + 1}", self._profile, self.entropy)
+        self.meters.append(meter)
+        self.by_hid[meter.hid] = meter
+        return meter
+
     def _made(self) -> KeyServer:
         server = KeyServer(SCOPE, self._profile(), degree=self._degree, changes_wait=self._changes_wait)
         server.restore(self.store.rows)

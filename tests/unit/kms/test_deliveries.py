@@ -1,12 +1,26 @@
 """Deliveries: deadlines, repetition in portions, status for each meter, and a limit on what is kept."""
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from bcami.kms import deliveries
+from bcami.kms import HardenedProfile, deliveries
 from bcami.kms.deliveries import DeliveryStatus, bitmap, numbers_in
-from bcami.kms.messages import ControlAction, Pricing, RemoteControl
-from bcami.kms.records import DELIVERIES, TAKEN
-from tests.unit.kms.network import Network
+from bcami.kms.hardened import header_of
+from bcami.kms.messages import (
+    DOWN_CODEC,
+    DOWN_CONTENTS,
+    UP_CODEC,
+    BootstrapRequest,
+    CatchUp,
+    ControlAction,
+    Envelope,
+    JoinProject,
+    Pricing,
+    PublishProject,
+    RemoteControl,
+)
+from bcami.kms.records import CHANGES, DELIVERIES, TAKEN
+from tests.unit.kms.network import SCOPE, MeterHost, Network
 
 PRICE = Pricing(0, 1800, (1,))
 CONTROL = RemoteControl(ControlAction.LIMIT, 500, 0, 1)
@@ -137,3 +151,138 @@ def test_an_audience_is_a_bit_for_each_meter() -> None:
     for numbers in ([], [1], [7, 8], [1, 2, 64, 1000]):
         assert list(numbers_in(bitmap(numbers))) == numbers
     assert len(bitmap([10_000])) == 1251
+
+
+def contents_for(network: Network, meter: MeterHost, since: int) -> list[object]:
+    """Return what the MDMS sent to a meter by unicast, as its meter opens it."""
+    opened = []
+    channel = meter.keys.record.unicast
+    assert channel is not None
+    for data in network.seen_down[since:]:
+        message = DOWN_CODEC.decode(data)
+        if isinstance(message, Envelope) and message.party == meter.hid:
+            header = header_of(message)
+            key, nonce = HardenedProfile(SCOPE).session(channel.key, header)
+            opened.append(DOWN_CONTENTS.decode(AESGCM(key).decrypt(nonce, message.body, header)))
+    return opened
+
+
+def test_a_meter_that_comes_late_learns_of_projects_and_prices_by_one_unicast() -> None:
+    network = Network(2)
+    network.publish(1)
+    network.publish(2, excludes=(1,))
+    past = Pricing(0, 1800, (1,))
+    old, new = (Pricing(network.now_ms // 1000, 1800, (price,)) for price in (1, 2))
+    for payload in (past, old, new):
+        network.send(payload, group=0)
+        network.send(payload, group=1)
+    network.send(CONTROL, group=0)
+    network.flow()
+    late = network.add_meter()
+    sent = len(network.seen_down)
+    network.now_ms += 60_000
+    network.do(network.server.enrol([late.identity], network.now_ms, network.entropy()))
+    network.tell_epoch(late)
+    network.flow()
+    told = [PublishProject(1, "project 1", ()), PublishProject(2, "project 2", (1,)), new]
+    assert [event.payload for event in late.accepted] == told
+    (catch_up,) = contents_for(network, late, sent)
+    assert isinstance(catch_up, CatchUp)
+    assert [delivery.payload for delivery in catch_up.deliveries] == told
+    ups = [UP_CODEC.decode(data) for data in network.seen_up if data]
+    assert sum(isinstance(message, BootstrapRequest) and message.hid == late.hid for message in ups) == 1
+    assert sum(isinstance(message, Envelope) and message.party == late.hid for message in ups) == 2, (
+        "a confirmation, and one acknowledgement of everything"
+    )
+    for summary in network.server.summaries(network.now_ms):
+        assert summary.statuses["waiting"] == 0
+        assert summary.latency_ms_max == 0, "counted from when the meter came"
+    network.wait()
+    assert not network.down
+
+
+def test_a_meter_that_was_offline_learns_everything_that_waits_by_one_unicast() -> None:
+    network = Network(2)
+    away = network.meters[0]
+    network.publish(1)
+    for _ in range(3):
+        network.send(PRICE, group=0)
+        network.send(CONTROL, hid=away.hid)
+    network.down.clear()
+    network.restart_server()
+    sent = len(network.seen_down)
+    network.flow()
+    (catch_up,) = contents_for(network, away, sent)
+    assert isinstance(catch_up, CatchUp)
+    assert len(catch_up.deliveries) == 6
+    assert len(away.accepted) == 7
+
+
+def test_more_than_one_unicast_holds_goes_into_several() -> None:
+    network = Network(1)
+    away = network.meters[0]
+    for _ in range(150):
+        network.send(CONTROL, hid=away.hid)
+    network.down.clear()
+    network.restart_meter(away)
+    sent = len(network.seen_down)
+    network.flow()
+    told = contents_for(network, away, sent)
+    assert [len(item.deliveries) for item in told if isinstance(item, CatchUp)] == [64, 64, 22]
+    assert len(away.accepted) == 150
+
+
+def test_who_joins_a_project_learns_of_its_prices_in_force() -> None:
+    network = Network(2)
+    network.publish(1)
+    meter = network.meters[0]
+    current = Pricing(network.now_ms // 1000, 1800, (7,))
+    network.send(current, group=1)
+    network.ask(meter, JoinProject(1))
+    network.flow()
+    assert [event.payload for event in meter.accepted] == [PublishProject(1, "project 1", ()), current]
+    network.restart_server()
+    network.flow()
+    assert statuses(network) == {"delivered": 1}, "also what was addressed later is durable"
+
+
+def test_what_newcomers_are_told_stays_when_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "KEPT_MAX", 3)
+    network = Network(1)
+    network.publish(1)
+    for _ in range(5):
+        network.send(CONTROL, group=0)
+        network.flow()
+    late = network.add_meter()
+    network.do(network.server.enrol([late.identity], network.now_ms, network.entropy()))
+    network.tell_epoch(late)
+    network.flow()
+    assert [event.payload for event in late.accepted] == [PublishProject(1, "project 1", ())]
+
+
+def test_a_join_that_was_promised_survives_a_crash_before_the_period_ends() -> None:
+    network = Network(2, changes_wait=True)
+    network.publish(1)
+    joins, stays = network.meters
+    network.do(network.server.change(stays.hid, 1, network.now_ms, network.entropy(), join=True))
+    network.do(network.server.end_period(network.now_ms, network.entropy()))
+    network.ask(joins, JoinProject(1))
+    network.do(network.server.change(stays.hid, 1, network.now_ms, network.entropy(), join=False))
+    network.flow()
+    assert network.store.rows(CHANGES)
+    network.restart_server()
+    network.flow()
+    assert (set(joins.keys.groups), set(stays.keys.groups)) == ({0, 1}, {0})
+    assert not network.store.rows(CHANGES)
+
+
+def test_a_meter_that_was_removed_before_an_epoch_opens_is_in_no_group_after_it() -> None:
+    network = Network(2)
+    network.send(CONTROL, group=0)
+    network.down.clear()
+    network.server = network._made()
+    network.remove(network.meters[0])
+    network.restart_server()
+    network.flow()
+    assert network.server.groups.audience(0) == [network.meters[1].hid]
+    assert statuses(network) == {"delivered": 1}, "and nothing waits for it"
