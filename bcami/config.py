@@ -6,7 +6,7 @@ only say where processes listen and how fast blocks are released.
 """
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,9 @@ BASE_PORT_DEFAULT: Final = 27_100
 NODES_MAX: Final = 64
 RELEASE_SECONDS_DEFAULT: Final = 2.0
 RELEASE_BLOCKS_DEFAULT: Final = 64
+KMS_DEGREE_DEFAULT: Final = 4
+KMS_DEGREE_MIN: Final = 2
+KMS_DEGREE_MAX: Final = 64
 
 _Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$", max_length=32)]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -52,6 +55,20 @@ class MdmsAddress(Record):
         return _url(self.host, self.http_port)
 
 
+class KmsPolicy(Record):
+    """How the MDMS's symmetric keys work; fixed when the network is made, the same at both ends (design D15)."""
+
+    profile: Literal["hardened", "paper"] = "hardened"
+    rekeying: Literal["lkh", "flat"] = "lkh"
+    degree: Annotated[int, Field(ge=KMS_DEGREE_MIN, le=KMS_DEGREE_MAX)] | None = None
+    """Children of an inner node of `lkh`; 4 when left out. `flat` has none."""
+
+    @property
+    def tree_degree(self) -> int:
+        """Return the degree, 0 for the star of `flat`."""
+        return 0 if self.rekeying == "flat" else self.degree or KMS_DEGREE_DEFAULT
+
+
 class _Policy(Record):
     """What both a definition and a resolved network say."""
 
@@ -62,6 +79,7 @@ class _Policy(Record):
     """… or when this many newer certificates exist."""
     retention_seconds: _Seconds | None = None
     """Usage payloads are pruned when they are acknowledged and this old (protocol 7.2); None keeps them."""
+    kms: KmsPolicy = KmsPolicy()
 
 
 class Network(_Policy):
@@ -122,6 +140,7 @@ class Definition(_Policy):
             release_seconds=self.release_seconds,
             release_blocks=self.release_blocks,
             retention_seconds=self.retention_seconds,
+            kms=self.kms,
             nodes=nodes,
             mdms=MdmsAddress(host=self.mdms.host, http_port=self.mdms.http_port or base + 2 * len(nodes)),
         )
@@ -137,6 +156,7 @@ def default_definition(nodes: int) -> Definition:
 def load_definition(path: Path) -> Definition:
     """Return the definition in a file. Raises InputError naming file, line, key and the nearest valid key."""
     definition = load_record(path, Definition)
+    check_kms(definition.kms, str(path))
     _check_addresses(path, definition.resolve())
     return definition
 
@@ -151,8 +171,19 @@ def load_network(home: HomePaths) -> Network:
             do=f"bcami init --home {home.folder}",
         )
     network = load_record(home.network, Network)
+    check_kms(network.kms, str(home.network))
     _check_addresses(home.network, network)
     return network
+
+
+def check_kms(policy: KmsPolicy, where: str) -> None:
+    """Raises InputError when what is said of the symmetric keys does not go together."""
+    if policy.rekeying == "flat" and policy.degree is not None:
+        raise InputError(
+            "flat rekeying has no tree, and so no degree",
+            where=where,
+            do="leave the degree out, or choose lkh",
+        )
 
 
 def network_text(network: Network) -> str:
@@ -169,6 +200,10 @@ def network_text(network: Network) -> str:
         lines += ["", "[[nodes]]", f'name = "{node.name}"', f'host = "{node.host}"']
         lines += [f"peer_port = {node.peer_port}", f"http_port = {node.http_port}"]
     lines += ["", "[mdms]", f'host = "{network.mdms.host}"', f"http_port = {network.mdms.http_port}"]
+    lines += ["", "# Fixed for the life of the network: both ends keep their keys by it."]
+    lines += ["[kms]", f'profile = "{network.kms.profile}"', f'rekeying = "{network.kms.rekeying}"']
+    if network.kms.degree is not None:
+        lines.append(f"degree = {network.kms.degree}")
     return "\n".join(lines) + "\n"
 
 

@@ -30,7 +30,8 @@ from bcami.client.periods import KmsEpoch, verify_kms_epoch
 from bcami.client.retry import Backoff
 from bcami.codec import encode
 from bcami.crypto.roster import Roster
-from bcami.kms import Accepted, HardenedProfile, MeterKeys, Refused, Scope, Step, ToMdms
+from bcami.errors import InputError
+from bcami.kms import Accepted, HardenedProfile, MeterKeys, Profile, Refused, Scope, Step, ToMdms, make_profile
 from bcami.kms.messages import UpPayload
 from bcami.kms.records import METER_KEYS, RECEIVED, accepted
 from bcami.kms.wire import UP_MESSAGES_MAX, DownItem
@@ -59,10 +60,11 @@ class Downstream:
         take: Take,
         now_ms: Callable[[], int],
         entropy: Callable[[], bytes] = lambda: os.urandom(32),
+        profile: str = HardenedProfile.name,
     ) -> None:
-        """`take` is the application of all these meters. Every meter has an open session."""
+        """`take` is the application of all these meters, `profile` the network's. Every meter has an open session."""
         scope = Scope(roster.chain, roster.epoch, roster.genesis.mdms_hid)
-        profile = HardenedProfile(scope)
+        rules = make_profile(profile, scope)
         self._fleet = fleet
         self._roster = roster
         self._head_end = head_end
@@ -70,7 +72,7 @@ class Downstream:
         self._now_ms = now_ms
         self._entropy = entropy
         self._meters = {meter.party.hid: meter for meter in meters}
-        self._keys = {meter.party.hid: self._made(scope, profile, meter) for meter in meters}
+        self._keys = {meter.party.hid: self._made(scope, rules, meter) for meter in meters}
         self._sessions = {hid: _session_of(meter) for hid, meter in self._meters.items()}
         self._epoch: KmsEpoch | None = None
         self._started = False
@@ -86,12 +88,20 @@ class Downstream:
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: Exception | None = None
 
-    def _made(self, scope: Scope, profile: HardenedProfile, meter: Meter) -> MeterKeys:
+    def _made(self, scope: Scope, profile: Profile, meter: Meter) -> MeterKeys:
         hid, session = meter.party.hid, meter.session
         if session is None:
             raise ValueError("a meter has symmetric keys only with an open session")
         stored = self._fleet.kept(KMS, hid).get(hid)
         record = None if stored is None else METER_KEYS.decode(stored)
+        kept_as = None if record is None or record.unicast is None else record.unicast.__struct_config__.tag
+        if kept_as not in (None, profile.name):
+            raise InputError(
+                f"a meter's symmetric keys were made as {kept_as}, and the network says {profile.name}",
+                where="network.toml, [kms]",
+                likely="it was changed: it is fixed when the network is made",
+                do="change it back, or make another network (bcami init)",
+            )
         return MeterKeys(scope, profile, hid, session.number, session.key, session.kem, record)
 
     async def __aenter__(self) -> Self:

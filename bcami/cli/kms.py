@@ -172,7 +172,10 @@ async def _listen(home: "HomePaths", seconds: int) -> "list[Accepted]":
         meters = opened.fleet.in_session()
         head_end = HeadEndClient(network.mdms.url)
         roster = Roster.from_genesis(genesis)
-        async with Downstream(opened.fleet, roster, meters, head_end, take=take, now_ms=_now_ms) as downstream:
+        profile = network.kms.profile
+        async with Downstream(
+            opened.fleet, roster, meters, head_end, take=take, now_ms=_now_ms, profile=profile
+        ) as downstream:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await stop.wait()

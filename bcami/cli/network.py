@@ -35,6 +35,13 @@ def init(
     ] = None,
     allow_faults: Annotated[bool, typer.Option("--allow-faults", help="Let nodes take fault commands.")] = False,
     base_port: Annotated[int | None, typer.Option(metavar="N", help="First of the ports; 0 finds free ones.")] = None,
+    kms_profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Symmetric keys: hardened (default), or paper with its holes.")
+    ] = None,
+    kms_rekeying: Annotated[
+        str | None, typer.Option(metavar="NAME", help="lkh, a key tree (default), or flat, a message to each member.")
+    ] = None,
+    kms_degree: Annotated[int | None, typer.Option(metavar="D", help="Children in the key tree, 2 to 64.")] = None,
     home: Home = HOME_DEFAULT,
     json: Json = False,
 ) -> None:
@@ -51,6 +58,7 @@ def init(
     if nodes is not None and definition is not None:
         raise InputError("--nodes and --definition exclude each other", do="give one of them")
     file, chosen = _definition(definition) if definition else (None, default_definition(4 if nodes is None else nodes))
+    chosen = _with_kms(chosen, {"profile": kms_profile, "rekeying": kms_rekeying, "degree": kms_degree})
     if base_port == 0:
         base_port = free_base_port(2 * len(chosen.nodes) + 1)
     paths = home_paths(home)
@@ -68,8 +76,27 @@ def init(
             "chain": chain,
             "nodes": [{"name": node.name, "url": node.url, "peer_port": node.peer_port} for node in network.nodes],
             "mdms": {"url": network.mdms.url},
+            "kms": network.kms.model_dump(),
         },
     )
+
+
+def _with_kms(chosen: "Definition", given: dict[str, str | int | None]) -> "Definition":
+    """Return the definition with what was said of the symmetric keys. Raises InputError."""
+    from pydantic import ValidationError
+
+    from bcami.config import KmsPolicy, check_kms
+    from bcami.errors import InputError
+
+    said = {name: value for name, value in given.items() if value is not None}
+    try:
+        policy = KmsPolicy.model_validate({**chosen.kms.model_dump(), **said})
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        option = f"--kms-{first['loc'][0]}"
+        raise InputError(f"{first['input']!r}: {first['msg'].lower()}", where=option) from None
+    check_kms(policy, "--kms-degree")
+    return chosen.model_copy(update={"kms": policy})
 
 
 def up(

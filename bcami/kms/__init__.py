@@ -27,6 +27,7 @@ a new user key under a fresh nonce. What was not acknowledged is sent again unde
 """
 
 from bcami.kms.bench import measure, measure_storage
+from bcami.kms.choice import make_profile
 from bcami.kms.hardened import HardenedProfile
 from bcami.kms.meter import MeterKeys
 from bcami.kms.paper import PaperProfile
@@ -53,6 +54,7 @@ __all__ = [
     "ToMdms",
     "ToMeter",
     "Write",
+    "make_profile",
     "measure",
     "measure_storage",
 ]

@@ -12,8 +12,9 @@ more what the store holds: then nothing is done any more and the process ends.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -82,10 +83,10 @@ class KmsService:
         metrics: KmsMetrics,
         log: Any,
         *,
-        profile: str = "hardened",
+        policy: Mapping[str, str | int] = MappingProxyType({}),
         pace: KmsPace | None = None,
     ) -> None:
-        """`enrolment` is the MDMS's enrolment key; `meters` tells who is on the chain."""
+        """`enrolment` is the MDMS's enrolment key; `meters` tells who is on the chain, the status `policy`."""
         self.server = server
         self.store = store
         self.head_end = head_end
@@ -97,7 +98,7 @@ class KmsService:
         self._enrolment = enrolment
         self._surroundings = surroundings
         self._log = log
-        self._profile = profile
+        self._policy = policy
         self._pace = pace or KmsPace()
         self._turn = asyncio.Lock()
         self._failure: Exception | None = None
@@ -230,7 +231,7 @@ class KmsService:
         newest = self.server.summaries(self.now_ms())[-DELIVERIES_SHOWN:]
         return {
             "epoch": counts.epoch if self._signer is not None else 0,
-            "profile": self._profile,
+            **self._policy,
             "meters": counts.meters,
             "meters_confirmed": counts.confirmed,
             "groups": counts.groups,

@@ -82,6 +82,19 @@ class KmsStore:
             ) from None
         self._check_network(chain)
 
+    def require(self, policy: str) -> None:
+        """Note what the network was made with; nothing else opens this store. Raises InputError."""
+        known = dict(self._rows(_META)).get(b"policy")
+        if known is None:
+            self.apply([Write(_META, b"policy", policy.encode())])
+        elif known != policy.encode():
+            raise InputError(
+                f"the MDMS's symmetric keys were made as {known.decode()}, and the network says {policy}",
+                where=str(self._folder),
+                likely="[kms] in network.toml was changed: it is fixed when the network is made",
+                do="change it back, or make another network (bcami init)",
+            )
+
     def _check_network(self, chain: bytes) -> None:
         known = dict(self._rows(_META)).get(b"chain")
         if known is None:

@@ -100,6 +100,7 @@ class Tour:
             HeadEndClient(network.mdms.url),
             take=self._note,
             now_ms=_now_ms,
+            profile=network.kms.profile,
         )
 
     async def run(self) -> TourReport:

@@ -94,7 +94,7 @@ class MdmsProcess:
         self._home.mdms.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = DuckDbStore(self._home.mdms / STORE_NAME, self._roster.chain, self._roster.genesis.created_ms)
         try:
-            with open_store(self._home, self._roster) as kms_store:
+            with open_store(self._home, self._network, self._roster) as kms_store:
                 await self._run(store, PeriodKeyring(self._home.mdms / PERIODS_NAME), kms_store)
         finally:
             store.close()
@@ -138,6 +138,7 @@ class MdmsProcess:
             courier.settle,
             self._roster,
             load_mdms_secrets(self._home).enrolment,
+            self._network.kms,
             _now_ms,
             self._metrics,
             self._log,

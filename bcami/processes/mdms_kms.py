@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from bcami.client.nodes import NodeClient
+from bcami.config import KmsPolicy, Network
 from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
-from bcami.kms import DEGREE_DEFAULT, HardenedProfile, KeyServer, Scope
+from bcami.kms import KeyServer, Scope, make_profile
 from bcami.mdms.head_end import HeadEnd
 from bcami.mdms.kms_metrics import KmsMetrics
 from bcami.mdms.kms_service import KmsService
@@ -21,9 +22,15 @@ STORE_NAME: Final = "kms"
 KEY_NAME: Final = "kms.key"
 
 
-def open_store(home: HomePaths, roster: Roster) -> KmsStore:
+def open_store(home: HomePaths, network: Network, roster: Roster) -> KmsStore:
     """Open HOME/mdms/kms under its key. Raises InputError or EnvironmentFault when it cannot be used."""
-    return KmsStore(home.mdms / STORE_NAME, load_store_key(home.mdms / KEY_NAME), roster.chain)
+    store = KmsStore(home.mdms / STORE_NAME, load_store_key(home.mdms / KEY_NAME), roster.chain)
+    try:
+        store.require(f"{network.kms.profile} {network.kms.rekeying} {network.kms.tree_degree}")
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def make_service(
@@ -33,13 +40,15 @@ def make_service(
     settle: Settle,
     roster: Roster,
     enrolment: Signer,
+    policy: KmsPolicy,
     now_ms: Callable[[], int],
     metrics: MdmsMetrics,
     log: Any,
 ) -> KmsService:
     """Return the service with what the store holds taken up; changes of members wait for the next tick."""
     scope = Scope(roster.chain, roster.epoch, roster.genesis.mdms_hid)
-    server = KeyServer(scope, HardenedProfile(scope), degree=DEGREE_DEFAULT, changes_wait=True)
+    profile = make_profile(policy.profile, scope)
+    server = KeyServer(scope, profile, degree=policy.tree_degree, changes_wait=True)
     server.restore(kms_store.rows)
     return KmsService(
         server,
@@ -53,4 +62,5 @@ def make_service(
         Surroundings(now_ms, lambda: os.urandom(32)),
         KmsMetrics(metrics.registry),
         log,
+        policy={"profile": policy.profile, "rekeying": policy.rekeying, "degree": policy.tree_degree},
     )

@@ -118,3 +118,39 @@ def test_an_unknown_node_is_named_with_its_nearest() -> None:
 def test_a_network_has_one_to_sixty_four_nodes(count: int) -> None:
     with pytest.raises(InputError, match="1 to 64"):
         default_definition(count)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("", ("hardened", "lkh", 4)),
+        ('profile = "paper"\nrekeying = "flat"', ("paper", "flat", 0)),
+        ('profile = "paper"', ("paper", "lkh", 4)),
+        ('rekeying = "flat"', ("hardened", "flat", 0)),
+        ("degree = 8", ("hardened", "lkh", 8)),
+    ],
+)
+def test_symmetric_keys_are_as_the_definition_says(tmp_path: Path, said: str, expected: tuple[str, str, int]) -> None:
+    file = tmp_path / "net.toml"
+    file.write_text('name = "a"\n' + NODE + f"[kms]\n{said}\n")
+    network = load_definition(file).resolve()
+    assert (network.kms.profile, network.kms.rekeying, network.kms.tree_degree) == expected
+    home = HomePaths(tmp_path)
+    home.network.write_text(network_text(network))
+    assert load_network(home) == network
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ('rekeying = "flat"\ndegree = 4', "flat rekeying has no tree"),
+        ("degree = 1", "degree"),
+        ('profile = "secure"', "profile"),
+        ('strategy = "lkh"', "unknown key 'strategy'"),
+    ],
+)
+def test_symmetric_keys_that_do_not_go_together(tmp_path: Path, said: str, says: str) -> None:
+    file = tmp_path / "net.toml"
+    file.write_text('name = "a"\n' + NODE + f"[kms]\n{said}\n")
+    with pytest.raises(InputError, match=says):
+        load_definition(file)

@@ -169,3 +169,11 @@ def test_a_malformed_key_in_the_environment(tmp_path: Path, given: str) -> None:
 def test_all_tables_of_the_rules_are_there(store: KmsStore) -> None:
     assert all(store.rows(table) == [] for table in TABLES)
     assert os.listdir(store._folder)
+
+
+def test_a_store_is_for_the_policy_that_it_was_made_with(tmp_path: Path) -> None:
+    for _ in range(2):
+        with KmsStore(tmp_path / "kms", KEY, CHAIN) as store:
+            store.require("hardened lkh 4")
+    with KmsStore(tmp_path / "kms", KEY, CHAIN) as store, pytest.raises(InputError, match="made as hardened lkh 4"):
+        store.require("paper lkh 4")
