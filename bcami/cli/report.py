@@ -97,12 +97,15 @@ def capacity(
     from bcami.report.capacity import Demand, capacity_report, parse_interval_s, parse_meters
     from bcami.report.folder import load_report
     from bcami.report.measuring import Effort
-    from bcami.report.units import read_units
+    from bcami.report.units import measured_elsewhere, read_units
 
     demand = Demand(parse_meters(meters), parse_interval_s(interval), readings, utilisation, peak)
-    known = read_units(load_report(Path(costs_of))) if costs_of else None
+    measured = load_report(Path(costs_of)) if costs_of else None
+    known = None if measured is None else read_units(measured)
     command = f"bcami report capacity --meters {meters} --interval {interval} --readings-per-report {readings}"
     setting = _setting(command + (f" --costs {costs_of}" if costs_of else ""), seed, quick=quick)
+    if measured is not None:
+        setting = measured_elsewhere(setting, measured)
     with SCREEN.progress("report capacity") as progress:
         folder = _folder(home_paths(home), out, "report-capacity")
         units = known or _measure_units(home_paths(home), folder, Effort(quick=quick, seed=seed), progress)

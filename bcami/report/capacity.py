@@ -196,6 +196,7 @@ def _plan_table(demand: Demand, found: Plan, unit: UnitCosts) -> Table:
             Column("how", "How it follows"),
         ),
         tuple(Row(row) for row in rows),
+        text="Each line multiplies measured unit costs by what is asked for; the last column says how.",
     )
 
 
@@ -215,7 +216,7 @@ def _readings_table(plans: list[tuple[int, Plan]]) -> Table:
             Row(
                 (
                     count,
-                    round(item.reports_per_second, 3),
+                    round(item.reports_per_second, 1),
                     item.clusters,
                     item.node_cores,
                     item.mdms_cores,
@@ -240,6 +241,7 @@ def _chart(plans: list[tuple[int, Plan]]) -> Chart:
             Series("nodes", "measured", names, tuple(item.node_cores for _, item in plans)),
             Series("MDMS", "number", names, tuple(item.mdms_cores for _, item in plans)),
         ),
+        caption="At the planned utilisation, in the peak; nodes of all clusters together.",
         y_log=True,
     )
 
@@ -263,4 +265,5 @@ def _assumptions(demand: Demand, unit: UnitCosts) -> Table:
         "What the plan takes for granted",
         (Column("assumption", "Assumption"), Column("value", "Value")),
         tuple(Row(row) for row in rows),
+        text="Where one of these is not so, the plan is off by as much.",
     )

@@ -5,11 +5,13 @@ so that it differs by shape as well.
 """
 
 import io
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bcami.report.document import Chart, Kind, Series
-from bcami.report.figures import number_text
+from bcami.report.figures import math_text, number_text
 
 COLOURS: Final[dict[Kind, str]] = {
     "printed": "#9aa0a6",
@@ -30,7 +32,6 @@ _STYLE: Final = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.titlesize": 11,
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.6,
@@ -38,12 +39,33 @@ _STYLE: Final = {
     "legend.framealpha": 0.9,
     "figure.constrained_layout.use": True,
 }
+_WIDE_INCHES: Final = 8.0
+_NARROW_INCHES: Final = 4.4
 _LABELS_MAX: Final = 16
 """A chart with more bars than this has no number at each."""
+_LABELS_MAX_NARROW: Final = 9
+_LETTERS_MAX_NARROW: Final = 32
+"""Under an axis, before names lean."""
 
 
-def draw(chart: Chart) -> tuple[bytes, bytes]:
-    """Return the chart as (SVG, PNG)."""
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A chart, drawn."""
+
+    svg: bytes
+    narrow_svg: bytes
+    """The same for a window as narrow as a telephone's, with letters as large."""
+    png: bytes
+
+
+def draw(chart: Chart) -> Drawing:
+    """Return the chart as SVG and PNG."""
+    svg, png = _drawn(chart, _WIDE_INCHES, "svg", "png")
+    (narrow,) = _drawn(chart, _NARROW_INCHES, "svg")
+    return Drawing(svg, narrow, png)
+
+
+def _drawn(chart: Chart, inches: float, *forms: str) -> list[bytes]:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -51,21 +73,28 @@ def draw(chart: Chart) -> tuple[bytes, bytes]:
 
     style: Any = {**_STYLE, "svg.hashsalt": chart.key}
     with mpl.rc_context(style):
-        figure, axes = plt.subplots(figsize=_size(chart))
+        figure, axes = plt.subplots(figsize=_size(chart, inches))
         {"bars": _bars, "stacked": _stacked, "rows": _rows, "lines": _lines, "steps": _lines}[chart.form](axes, chart)
         _finish(axes, chart)
-        svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+        found = []
+        for form in forms:
+            drawn = io.BytesIO()
+            metadata: Any = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+            figure.savefig(drawn, format=form, dpi=150, metadata=metadata)
+            found.append(drawn.getvalue())
         plt.close(figure)
-    return svg.getvalue(), png.getvalue()
+    return found
 
 
-def _size(chart: Chart) -> tuple[float, float]:
+def _is_narrow(axes: Any) -> bool:
+    return bool(axes.figure.get_size_inches()[0] < _WIDE_INCHES)
+
+
+def _size(chart: Chart, inches: float) -> tuple[float, float]:
     if chart.form == "rows":
         bars = sum(len(series.x) for series in chart.series)
-        return 8.0, max(2.0, 0.9 + 0.3 * bars)
-    return 8.0, 4.2
+        return inches, max(2.0, 0.9 + 0.3 * bars) + (0.0 if inches == _WIDE_INCHES else 0.6)
+    return inches, 4.2 if inches == _WIDE_INCHES else 3.7
 
 
 def _colours(chart: Chart) -> list[str]:
@@ -83,6 +112,16 @@ def _hatch(series: Series) -> str:
 
 def _groups(chart: Chart) -> list[float | str]:
     return list(dict.fromkeys(x for series in chart.series for x in series.x))
+
+
+def _name(group: float | str) -> str:
+    return group if isinstance(group, str) else number_text(group)
+
+
+def _name_groups(axes: Any, groups: list[float | str]) -> None:
+    names = [_name(group) for group in groups]
+    is_crowded = _is_narrow(axes) and sum(map(len, names)) > _LETTERS_MAX_NARROW
+    axes.set_xticks(range(len(groups)), names, rotation=20 if is_crowded else 0, ha="right" if is_crowded else "center")
 
 
 def _bars(axes: Any, chart: Chart) -> None:
@@ -105,9 +144,9 @@ def _bars(axes: Any, chart: Chart) -> None:
             ecolor="#333333",
             capsize=2,
         )
-        if count <= _LABELS_MAX:
+        if count <= (_LABELS_MAX_NARROW if _is_narrow(axes) else _LABELS_MAX):
             axes.bar_label(bars, [number_text(y, 3) for y in heights], padding=2, fontsize=8)
-    axes.set_xticks(range(len(groups)), [str(group) for group in groups])
+    _name_groups(axes, groups)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.12)
 
@@ -125,7 +164,7 @@ def _stacked(axes: Any, chart: Chart) -> None:
         axes.annotate(
             number_text(total, 3), (place, total), (0, 2), textcoords="offset points", ha="center", fontsize=8
         )
-    axes.set_xticks(range(len(groups)), [str(group) for group in groups])
+    _name_groups(axes, groups)
     axes.set_xlim(-0.8, max(len(groups), 2) - 0.2)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.1)
@@ -150,7 +189,8 @@ def _rows(axes: Any, chart: Chart) -> None:
             edgecolor="white",
         )
         axes.bar_label(bars, [number_text(y, 4) for _, y in known], padding=3, fontsize=8.5)
-    axes.set_yticks(range(len(groups)), [str(group) for group in groups])
+    names = [textwrap.fill(_name(group), 18) if _is_narrow(axes) else _name(group) for group in groups]
+    axes.set_yticks(range(len(groups)), names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.14)
@@ -200,9 +240,9 @@ def _finish(axes: Any, chart: Chart) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(round(value, 12), 4)))
     if chart.form in {"lines", "steps"}:
         _tick_points(axes, chart)
-    axes.set_title(chart.title, loc="left", fontweight="bold", wrap=True)
-    axes.set_xlabel(chart.x_title)
-    axes.set_ylabel(chart.y_title)
+    axes.figure.suptitle(_folded(chart.title, axes), x=0.01, ha="left", fontweight="bold", fontsize=11)
+    axes.set_xlabel(math_text(chart.x_title))
+    axes.set_ylabel(math_text(chart.y_title))
     for level, name in chart.marked:
         axes.axhline(level, color="#555555", linewidth=0.9, linestyle=":")
         axes.annotate(name, (1, level), (-2, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
@@ -213,12 +253,20 @@ def _finish(axes: Any, chart: Chart) -> None:
 def _legend(axes: Any, chart: Chart) -> None:
     """Put the legend where no bar is: outside, unless there is room among lines or standing bars."""
     if chart.form == "rows":
-        axes.figure.legend(loc="outside lower center", ncols=len(chart.series))
+        columns = 1 if _is_narrow(axes) else len(chart.series)
+        axes.figure.legend(loc="outside lower center", ncols=columns)
+    elif _is_narrow(axes):
+        axes.figure.legend(loc="outside lower center", ncols=2)
     elif chart.form == "stacked":
         handles, labels = axes.get_legend_handles_labels()
         axes.figure.legend(handles[::-1], labels[::-1], loc="outside right upper")
     else:
         axes.legend(loc="best")
+
+
+def _folded(text: str, axes: Any) -> str:
+    """Return a title in lines that fit the drawing."""
+    return textwrap.fill(text, 44 if _is_narrow(axes) else 84)
 
 
 def _numeric_axes(axes: Any, chart: Chart) -> Sequence[Any]:
@@ -231,8 +279,15 @@ def _numeric_axes(axes: Any, chart: Chart) -> Sequence[Any]:
 
 
 def _tick_points(axes: Any, chart: Chart) -> None:
-    """Put the ticks where the points are, when they are few."""
+    """Put the ticks where the points are, when they are few; one that has no room for its number is left out."""
     points = sorted({x for series in chart.series for x in series.x if isinstance(x, int | float)})
     if 2 <= len(points) <= 8:
+        if not chart.x_log:
+            room = (points[-1] - points[0]) * (0.14 if _is_narrow(axes) else 0.06)
+            kept = points[:1]
+            for point in points[1:]:
+                if point - kept[-1] >= room:
+                    kept.append(point)
+            points = kept
         axes.set_xticks(points, [number_text(x, 4) for x in points])
         axes.tick_params(axis="x", which="minor", bottom=False)

@@ -1,12 +1,18 @@
 """Numbers as people read them: few digits, thin gaps between thousands, one style everywhere."""
 
+import re
 from typing import Final
+
+from markupsafe import Markup, escape
 
 from bcami.report.document import Cell, Kind, Measured, Range
 
 DASH: Final = "–"
 _DIGITS: Final = 4
 _DIGITS_EXACT: Final = 8
+_BELOW: Final = re.compile(r"\b([A-Za-z])_([A-Za-z0-9τ]+(?:,[A-Z]+)?)")
+"""`N_G`, `x_j`, `L_Pu,SM`; not `mdms_us`."""
+_ABOVE: Final = re.compile(r"(?<=\d)\^(-?\d+)")
 """Of what is printed, counted or computed: shown as it is."""
 
 
@@ -49,4 +55,15 @@ def spread_text(cell: Cell) -> str:
         return ""
     if cell.n <= 1:
         return ""
-    return f"{number_text(cell.low, 3)}{DASH}{number_text(cell.high, 3)}, n = {number_text(cell.n)}"
+    return f"{number_text(cell.low, 3)}{DASH}{number_text(cell.high, 3)}, n\u00a0=\u00a0{number_text(cell.n)}"
+
+
+def rich_text(text: str) -> Markup:
+    """Return text as HTML, escaped, with `N_G` and `10^-7` set as sub- and superscripts."""
+    found = _BELOW.sub(r"\1<sub>\2</sub>", str(escape(text)))
+    return Markup(_ABOVE.sub(r"<sup>\1</sup>", found))  # noqa: S704  escaped above
+
+
+def math_text(text: str) -> str:
+    """Return text for a drawing, with `N_G` as a subscript."""
+    return _BELOW.sub(r"$\\mathrm{\1}_\\mathrm{\2}$", text)

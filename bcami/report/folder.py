@@ -19,9 +19,9 @@ import msgspec
 from markupsafe import Markup
 
 from bcami.errors import EnvironmentFault, InputError
-from bcami.report.charts import draw
+from bcami.report.charts import Drawing, draw
 from bcami.report.document import Cell, Chart, Column, Measured, Range, Report, Table, chart_table
-from bcami.report.figures import cell_text, spread_text
+from bcami.report.figures import DASH, cell_text, rich_text, spread_text
 
 SCHEMA: Final = "bcami/report/1"
 PAGE: Final = "report.html"
@@ -38,13 +38,12 @@ def write_report(report: Report, folder: Path, show: Callable[[str], None] = lam
             (folder / name).mkdir(exist_ok=True)
         for table in report.tables:
             (folder / "tables" / f"{table.key}.csv").write_text(table_csv(table), encoding="utf-8", newline="")
-        drawings: dict[str, bytes] = {}
+        drawings: dict[str, Drawing] = {}
         for chart in report.charts:
             show(f"drawing {chart.title}")
-            svg, png = draw(chart)
-            drawings[chart.key] = svg
-            (folder / "figures" / f"{chart.key}.svg").write_bytes(svg)
-            (folder / "figures" / f"{chart.key}.png").write_bytes(png)
+            drawing = drawings[chart.key] = draw(chart)
+            (folder / "figures" / f"{chart.key}.svg").write_bytes(drawing.svg)
+            (folder / "figures" / f"{chart.key}.png").write_bytes(drawing.png)
             data = table_csv(chart_table(chart))
             (folder / "figures" / f"{chart.key}.csv").write_text(data, encoding="utf-8", newline="")
         (folder / DATA).write_text(json.dumps(report_data(report), indent=1) + "\n", encoding="utf-8")
@@ -150,7 +149,7 @@ def _table_view(table: Table) -> dict[str, Any]:
     rows = []
     for row in table.rows:
         cells = [
-            {"text": cell_text(cell, column.kind), "spread": spread_text(cell), "css": _css(column, cell)}
+            {"text": _shown(column, cell), "spread": spread_text(cell), "css": _css(column, cell)}
             for column, cell in zip(table.columns, row.cells, strict=True)
         ]
         rows.append({"cells": cells, "marks": notes.marks(row.method, row.note)})
@@ -158,8 +157,14 @@ def _table_view(table: Table) -> dict[str, Any]:
     return {"table": table, "rows": rows, "notes": listed}
 
 
+def _shown(column: Column, cell: Cell) -> str:
+    return DASH if cell is None and column.kind in _NUMERIC else cell_text(cell, column.kind)
+
+
 def _css(column: Column, cell: Cell) -> str:
     classes: list[str] = [column.kind]
+    if cell is None:
+        classes.append("none")
     if column.kind in _NUMERIC and not isinstance(cell, str):
         classes.append("figure")
     if column.kind == "verdict" and isinstance(cell, str):
@@ -167,8 +172,8 @@ def _css(column: Column, cell: Cell) -> str:
     return " ".join(classes)
 
 
-def page(report: Report, drawings: dict[str, bytes]) -> str:
-    """Return the HTML page; `drawings` holds the SVG of each chart by key."""
+def page(report: Report, drawings: dict[str, Drawing]) -> str:
+    """Return the HTML page; `drawings` holds each chart by key."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bcami.report"),
         autoescape=True,
@@ -176,15 +181,28 @@ def page(report: Report, drawings: dict[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["rich"] = rich_text
     numbers = _numbers(report)
     return environment.get_template("page.html.j2").render(
         report=report,
+        date=_date_text(report.setting.date),
+        dash=DASH,
         is_table=lambda item: isinstance(item, Table),
         view=_table_view,
         number=lambda item: numbers[item.key],
         has_measured=any(column.kind == "measured" for table in report.tables for column in table.columns),
-        drawing=lambda chart: Markup(base64.b64encode(drawings[chart.key]).decode()),  # noqa: S704  base64 only
+        drawing=lambda chart, form: _data(drawings[chart.key], form),
     )
+
+
+def _data(drawing: Drawing, form: str) -> Markup:
+    svg = drawing.narrow_svg if form == "narrow" else drawing.svg
+    return Markup(base64.b64encode(svg).decode())  # noqa: S704  base64 only
+
+
+def _date_text(date: str) -> str:
+    """Return `2026-01-02 03:04 UTC` for an ISO date in UTC."""
+    return f"{date[:16].replace('T', ' ')} UTC"
 
 
 def _numbers(report: Report) -> dict[str, str]:

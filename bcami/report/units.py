@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+from msgspec.structs import replace
+
 from bcami.errors import InputError
 from bcami.report.costs.live import LiveRun
 from bcami.report.costs.phases import BASE, DeskCost
-from bcami.report.document import Column, Row, Table
+from bcami.report.document import Column, Row, Setting, Table
 
 UNITS_TABLE: Final = "unit_costs"
 _FIGURES: Final = (
@@ -133,3 +136,23 @@ def read_units(report: dict[str, Any]) -> list[UnitCosts]:
             if item.get("is") == "table" and item["key"] == UNITS_TABLE:
                 return [UnitCosts(*row["cells"]) for row in item["rows"]]
     raise InputError("the report has no unit costs", do="give a report of `bcami report costs`")
+
+
+def measured_elsewhere(setting: Setting, report: dict[str, Any]) -> Setting:
+    """Return the setting of a plan whose unit costs are another report's: machine, versions and effort are that one's.
+
+    Raises InputError when the report says nothing of them.
+    """
+    try:
+        theirs = msgspec.convert(report["setting"], Setting)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise InputError(f"the report does not say where it was made: {error}") from None
+    machine = {**theirs.machine, "unit costs measured": theirs.date, "unit costs by": theirs.command}
+    return replace(
+        setting,
+        seed=theirs.seed,
+        quick=theirs.quick,
+        machine=machine,
+        versions=theirs.versions,
+        load=theirs.load,
+    )

@@ -71,6 +71,8 @@ def _round_table(found: Sequence[GroupCost]) -> Table:
             Column("chain_bytes", "Bytes on the chain", "number"),
         ),
         tuple(rows),
+        text="Each line is one round of one group; “first round of a roster” agrees on keys with neighbours, “forming "
+        "it” makes the ring.",
     )
 
 

@@ -201,7 +201,11 @@ def _table_3(costs: dict[str, MeterCosts]) -> Table:
         )
     )
     return comparison(
-        "bc_ami_table_3", "Time cost of each meter for a half-hourly report", rows, source=f"{paper.CITATION}, Table 3"
+        "bc_ami_table_3",
+        "Time cost of each meter for a half-hourly report",
+        rows,
+        source=f"{paper.CITATION}, Table 3",
+        text="The total of ours is one call that does everything, so it is more than the three operations above it.",
     )
 
 
@@ -256,7 +260,7 @@ def _figure_7(costs: dict[str, MeterCosts]) -> Chart:
             Series("measured here", "measured", ("this system, one report",), (ours.median,)),
         ),
         caption="BC-AMI Figure 7, with this system added. Each published figure comes from its own paper's machine, "
-        "and counts its own protocol; Table “Related work” prices the same operations on one machine.",
+        "and counts its own protocol; the section on related work prices operations on one machine.",
         x_log=True,
     )
 
@@ -298,6 +302,7 @@ def _beyond_table(costs: dict[str, MeterCosts], others: OtherCosts) -> Table:
         "What a meter's time goes into",
         (Column("operation", "Operation"), Column("cpu_us", "CPU time, µs", "measured")),
         tuple(Row((name, value), method, note) for name, value, method, note in rows),
+        text="The paper's three operations, and what a report and a session need beside them.",
     )
 
 
@@ -356,7 +361,13 @@ def _sum_table(stand: Stand) -> Table:
             note="Printed as “Kb”. 1346 bits are 168.25 bytes, so kB is meant; likewise “3 Kb” of meter storage.",
         ),
     ]
-    return comparison("bc_ami_bits", "The sum of 1346 bits", rows, source=f"{paper.CITATION}, 5.3.1")
+    return comparison(
+        "bc_ami_bits",
+        "The sum of 1346 bits",
+        rows,
+        source=f"{paper.CITATION}, 5.3.1",
+        text="The paper's terms, each with the length of the same thing in this system.",
+    )
 
 
 def _fields(tx: Transaction) -> tuple[tuple[str, int, str], ...]:
@@ -417,7 +428,7 @@ def _sent_table(stand: Stand) -> Table:
         ),
         *(
             compare(
-                f"transaction with {count} readings, bytes for each",
+                f"transaction with {count} reading{'s' if count > 1 else ''}, bytes for each",
                 "byte",
                 None,
                 None,
@@ -477,7 +488,13 @@ def _stored_table(stand: Stand) -> Table:
             note="3 kB, from the paper's reference [17].",
         ),
     ]
-    return comparison("bc_ami_stored", "What a meter really stores", rows, source=f"{paper.CITATION}, 5.3.1")
+    return comparison(
+        "bc_ami_stored",
+        "What a meter really stores",
+        rows,
+        source=f"{paper.CITATION}, 5.3.1",
+        text="The records of one meter with an open session, as they lie on its disk.",
+    )
 
 
 def total_paper_kb() -> float:

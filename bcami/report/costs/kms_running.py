@@ -1,6 +1,7 @@
 """Measures the running key management (`bcami.kms`): its session keys, messages, stored bytes and rekeyings."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,7 @@ from bcami.kms.keying import STAR_DEGREE
 from bcami.kms.messages import ROOT_GROUP, Direction, GroupKeys, Mode, NodeKey
 from bcami.kms.paper import PaperProfile, shared_session, unicast_session, xor
 from bcami.kms.profile import Profile, Scope
-from bcami.kms.storage import server_storage
+from bcami.kms.storage import Storage, server_storage
 from bcami.model.reasons import Reason
 from bcami.report.costs.kms import METERS, PROJECTS, KmsMeasured, MessageCost
 from bcami.report.costs.rekeying import DEGREE, SIZES, Rekeyed, RekeyMeasured
@@ -38,14 +39,16 @@ class _Parties:
         return PaperProfile(), HardenedProfile(self.scope)
 
 
-def measure_kms(effort: Effort) -> tuple[KmsMeasured, RekeyMeasured]:
-    """Return what the running key management costs, for the paper's tables and for strategies by size."""
+def measure_kms(effort: Effort, groups: Sequence[int] = paper.TABLE_12_GROUPS) -> tuple[KmsMeasured, RekeyMeasured]:
+    """Return what the running key management costs, for the paper's tables and for strategies by size.
+
+    `groups`: members of the groups of Tables 12 and 13.
+    """
     parties = _Parties(
         Scope(entropy("report chain"), 0, entropy("report mdms")),
         SecretKey.generate(entropy("report kms", effort.seed)),
     )
     sizes = [size for size in SIZES if size <= _QUICK_MAX or not effort.quick]
-    groups = [size for size in paper.TABLE_12_GROUPS if size <= _QUICK_MAX or not effort.quick]
     flat = {size: _leave(parties, PaperProfile(), size, STAR_DEGREE, effort) for size in groups}
     sessions = _sessions(effort)
     stored = {
@@ -56,7 +59,8 @@ def measure_kms(effort: Effort) -> tuple[KmsMeasured, RekeyMeasured]:
     found = KmsMeasured(
         meter_bytes={m: size for (name, m), size in stored.items() if name == "paper"},
         hardened_bytes={m: size for (name, m), size in stored.items() if name == "hardened"},
-        server_bytes=_server_bytes(parties) if not effort.quick else None,
+        server=_server_held(parties),
+        meter=tuple(measure_storage(parties.scope, parties.signer, PaperProfile(), projects=m) for m in (0, PROJECTS)),
         meter_us=sessions,
         server_us={mode: sessions[mode] for mode in ("unicast", "broadcast")},
         rekey_ms={size: item.cpu_us.scaled(1e-3) for size, item in flat.items()},
@@ -125,7 +129,7 @@ def _require_open(opened: object) -> None:
 
 def _leave(parties: _Parties, profile: Profile, size: int, degree: int, effort: Effort) -> Rekeyed:
     """Return what it takes when a member leaves a project of that size, several times over."""
-    turns = min(effort.few, max(3, 20_000 // size))
+    turns = 1 if effort.quick and size > _QUICK_MAX else min(effort.few, max(3, 20_000 // size))
     laboratory = Laboratory(parties.scope, profile, parties.signer, size, degree=degree)
     costs: list[Cost] = []
     for turn in range(turns):
@@ -137,12 +141,12 @@ def _leave(parties: _Parties, profile: Profile, size: int, degree: int, effort: 
     return Rekeyed(first.encryptions, first.unicasts + first.multicasts, first.wire_bytes, spent)
 
 
-def _server_bytes(parties: _Parties) -> int:
-    """Return what the MDMS stores for the meters and projects of Table 7; a group's size changes nothing in a star."""
+def _server_held(parties: _Parties) -> Storage:
+    """Return what the MDMS holds for the meters and projects of Table 7; a group's size changes nothing in a star."""
     laboratory = Laboratory(parties.scope, PaperProfile(), parties.signer, METERS, degree=STAR_DEGREE, spare=0)
     server = laboratory.server
     for project in range(2, PROJECTS + 1):
         server.publish(project, f"project {project}", (), 0, entropy("project", project))
         server.change(laboratory.hids[0], project, 0, entropy("joins", project), join=True)
     server.end_period(0, entropy("period"))
-    return server_storage(laboratory.server).key_bytes
+    return server_storage(laboratory.server)

@@ -143,6 +143,8 @@ def _throughput_table(runs: Sequence[LiveRun]) -> Table:
             Column("mdms_bytes", "MDMS store, bytes per reading", "measured"),
         ),
         rows,
+        text="As many reports as the machine carries, with nodes, MDMS and meters on it. CPU time is that of whole "
+        "processes, for one report.",
     )
 
 
@@ -172,6 +174,7 @@ def _latency_table(runs: Sequence[LiveRun]) -> Table:
             Column("reports", "Reports", "measured"),
         ),
         tuple(rows),
+        text="p95: 95 % of the reports were faster. A receipt proves that the report is in a certified block.",
     )
 
 

@@ -176,6 +176,7 @@ def _measured_table(found: RekeyMeasured) -> Table:
             Column("cpu_us", "CPU time of the MDMS, µs", "measured"),
         ),
         tuple(rows),
+        text="Both strategies on the running key management: keys, messages and bytes are counted on what it sends.",
     )
 
 
@@ -209,6 +210,7 @@ def _batch_table() -> Table:
         ),
         tuple(rows),
         "Li, Yang, Gouda and Lam 2001 (mean over which members leave); Naor, Naor and Lotspiech 2001",
+        "One change of the tree for all of them. “Worst”: they lie as far apart in it as they can.",
     )
 
 
@@ -242,5 +244,6 @@ def _storage_table() -> Table:
             Column("sd", "SD", "number"),
         ),
         tuple(rows),
-        "as above",
+        "RFC 2627, RFC 9420, Sherman and McGrew 2003, Naor, Naor and Lotspiech 2001",
+        "For one group. A meter's memory is what it has least of; SD pays for its short messages here.",
     )

@@ -34,9 +34,14 @@ def test_storage(section: Section) -> None:
 
 
 def test_the_running_key_management_is_what_is_measured() -> None:
-    found, rekeyed = measure_kms(Effort(quick=True, seed=3))
+    found, rekeyed = measure_kms(Effort(quick=True, seed=3), groups=(1000,))
     assert found.meter_bytes == {m: paper.bytes_of(paper.meter_counts(m)) for m in (5, 10, 15, 20)}, "profile paper"
     assert all(found.hardened_bytes[m] < found.meter_bytes[m] for m in found.hardened_bytes)
+    assert found.server is not None
+    assert (found.server.keys, found.server.counters, found.server.additional) == (20_032, 10_016, 10_016), "Table 7"
+    assert found.server.key_bytes == 641_024
+    assert [(held.keys, held.counters, held.additional) for held in found.meter] == [(4, 2, 2), (34, 17, 17)]
+    assert tuple(found.rekey_ms) == tuple(found.rekey_bytes) == (1000,)
     assert {item.mode for item in found.messages} == {"unicast", "broadcast, multicast"}
     for size, item in rekeyed.lkh.items():
         assert item.messages == 1
@@ -52,7 +57,7 @@ def test_tables_10_and_11_follow_from_operations_and_rates(section: Section) -> 
     assert ten.column("printed") == (Range(7.68, 38.4), Range(5.12, 25.6), Range(12.8, 38.4))
     assert ten.column("recomputed") == (Range(7.68, 38.4), Range(5.12, 25.6), Range(12.8, 64.0))
     assert eleven.column("recomputed") == eleven.column("printed") == (Range(0.384, 7.68), Range(0.256, 5.12))
-    assert ten.column("measured") == tuple(Measured(value, value, value, 1) for value in (6.0, 3.0, 9.0))
+    assert ten.column("measured") == tuple(Measured(value, value, value, 5) for value in (6.0, 3.0, 9.0))
 
 
 def test_table_12_is_not_what_its_formula_gives(section: Section) -> None:
