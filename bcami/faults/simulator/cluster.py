@@ -14,6 +14,7 @@ from bcami.faults.node import FaultyNode
 from bcami.faults.simulator.agreement import Violation
 from bcami.faults.simulator.disk import Disk, DiskPlan
 from bcami.faults.simulator.events import Events, stream
+from bcami.faults.simulator.evidence import Told
 from bcami.faults.simulator.footprint import Scale
 from bcami.faults.simulator.identities import entropy
 from bcami.faults.simulator.load import Clients
@@ -29,6 +30,7 @@ from bcami.faults.simulator.saboteur import Saboteur
 from bcami.faults.simulator.trace import Trace, describe
 from bcami.model.api import CertifiedHeader, SubmitResult
 from bcami.model.block import BlockCertificate
+from bcami.model.consensus import ConsensusMessage
 from bcami.model.events import Observation, SnapshotInstalled
 from bcami.model.genesis import Parameters
 from bcami.model.registration import ContributionAnswer, ContributionRequest
@@ -89,6 +91,8 @@ class SimulatedCluster:
             self.oracles.began(commit, certificate)
             self.pruning.keep(commit)
         self._may_start: Callable[[int], bool] = lambda _: True
+        self._told: Told | None = None
+        """What the step that is about to be made looks at, when it may be evidence some day."""
 
     # The two phases.
 
@@ -204,6 +208,7 @@ class SimulatedCluster:
 
     def make_core(self, machine: Machine) -> NodeCore:
         network, index = self._identities, machine.index
+        self.oracles.contradictions.begins(index)
         kind = FaultyNode if index in self.plan.byzantine else NodeCore
         node = kind(
             network.roster,
@@ -233,6 +238,10 @@ class SimulatedCluster:
             node.inject(behaviour, FOR_EVER_MS, machine.clock_ms)
         self.note(f"{machine.index} shows {', '.join(behaviour.name for behaviour in shown)}")
 
+    def arrives(self, machine: Machine, message: PeerMessage) -> None:
+        if isinstance(message, ConsensusMessage) and message.replica in self.excused and machine.core is not None:
+            self._told = self.oracles.contradictions.arrives(machine.index, machine.core.pbft, message)
+
     def stepped(self, machine: Machine, what: str, effects: Sequence[core.Effect]) -> None:
         is_excused = machine.index in self.excused
         if not is_excused and (clock_ms := machine.clock_ms) > self.oracles.latest_clock_ms:
@@ -242,6 +251,10 @@ class SimulatedCluster:
         for effect in effects:
             if isinstance(effect, core.SaveCertificate | core.InstallSnapshot):
                 self.oracles.certified(machine.index, effect.certificate)
+        if (told := self._told) is not None and machine.core is not None:
+            self._told = None
+            seen = [effect.observation for effect in effects if isinstance(effect, core.Observe)]
+            self.oracles.contradictions.taken(told, machine.core.pbft, seen)
 
     def persisted(self, machine: Machine, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:
         self.oracles.persisted(machine.index, machine.disk, puts, deletes)
@@ -291,7 +304,10 @@ class SimulatedCluster:
     # The end of a phase.
 
     def audit(self) -> None:
-        """Execute the longest honest chain again from genesis and compare all honest nodes with it (I3, I4, I7)."""
+        """Execute the longest honest chain again from genesis and compare all honest nodes with it (I3, I4, I7).
+
+        Ask for the evidence that there has to be (I12).
+        """
         honest = [machine for machine in self.machines if machine.index not in self.excused]
         longest = max(honest, key=lambda machine: machine.disk.ledger.height)
         self._auditor.follow(longest.disk.ledger, self.pruning.batches)
@@ -303,6 +319,7 @@ class SimulatedCluster:
             self._auditor.compare(machine.disk.ledger, f"node {machine.index}")
         for result in self.oracles.receipts.values():
             self._check_receipt(result)
+        self.oracles.contradictions.check()
 
     def _check_receipt(self, result: SubmitResult) -> None:
         """I15: what was acknowledged is on an honest disk, and still the first outcome."""

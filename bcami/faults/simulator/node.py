@@ -31,6 +31,9 @@ class Surroundings(Protocol):
 
     def make_core(self, machine: "Machine") -> NodeCore: ...
 
+    def arrives(self, machine: "Machine", message: PeerMessage) -> None:
+        """Take note of a message that the node is about to look at."""
+
     def stepped(self, machine: "Machine", what: str, effects: Sequence[core.Effect]) -> None:
         """Take note of one step; raises Violation."""
 
@@ -173,6 +176,7 @@ class Life:
             happen(*args)
 
     def _receive(self, peer: int, message: PeerMessage, what: str) -> None:
+        self._where.arrives(self.machine, message)
         self._step(what, self.core.receive, peer, message, self.machine.clock_ms)
 
     def _connected(self, peer: int) -> None:

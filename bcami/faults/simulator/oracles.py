@@ -7,7 +7,7 @@
     I8 certificates  each certificate that is saved or executed has a strong quorum of distinct, valid signers, counted
                      anew here
     I9 durability    what leaves an honest node rests on what it has on disk; stored views never fall
-    I12 evidence     never names an honest node
+    I12 evidence     never names an honest node, and proves what it says (that none is lacking: `evidence`)
     I13 stability    votes are deleted only below a block certificate, and below the node's own durable blocks
     I15 receipts     an answer "committed" agrees with the chain, for ever
     time             no block is later than the clock of every honest node and the allowed skew, nor before its parent
@@ -24,6 +24,7 @@ from bcami.codec import Codec, encode
 from bcami.crypto.roster import Roster
 from bcami.faults.simulator.agreement import Agreement, Decided, Violation
 from bcami.faults.simulator.disk import Disk
+from bcami.faults.simulator.evidence import Contradictions
 from bcami.ledger.store import LedgerCommit
 from bcami.model.api import COMMITTED, CertifiedHeader, SubmitResult
 from bcami.model.batch import Batch, BatchCertificate, Endorsement, endorsement_digest
@@ -54,7 +55,7 @@ class Oracles:
         self.headers: dict[int, bytes] = {}
         self.agreement = Agreement()
         self.receipts: dict[bytes, SubmitResult] = {}
-        self.convicted: set[int] = set()
+        self.contradictions = Contradictions(roster, self.excused)
         self._said: dict[tuple[object, ...], bytes] = {}
         self._certified = 0
         self.latest_clock_ms = 0
@@ -282,9 +283,7 @@ class Oracles:
         if isinstance(observation, Halted):
             raise Violation("alive", f"node {node} halts: {observation.reason}")
         if isinstance(observation, EquivocationSeen):
-            if observation.replica not in self.excused:
-                raise Violation("I12", f"node {node} convicts the honest node {observation.replica}")
-            self.convicted.add(observation.replica)
+            self.contradictions.observed(node, observation)
 
     def answered(self, node: int, results: Sequence[SubmitResult], blocks: Sequence[CertifiedHeader]) -> None:
         """Check I15: "committed" is final, and comes with its certificate."""

@@ -21,6 +21,7 @@ from bcami.crypto.roster import Roster
 from bcami.crypto.signatures import Signer
 from bcami.faults.simulator.agreement import Agreement, Violation
 from bcami.faults.simulator.events import START_MS
+from bcami.faults.simulator.evidence import Contradictions
 from bcami.faults.simulator.identities import identities
 from bcami.model.batch import BatchCertificate, CertificateVote
 from bcami.model.block import BlockCertificate
@@ -147,9 +148,9 @@ class Rounds:
         self.given = [0] * nodes
         self._waiting: deque[tuple[int, int, ConsensusMessage]] = deque()
         self._said: dict[tuple[object, ...], bytes] = {}
-        self.convicted: set[int] = set()
+        self.contradictions = Contradictions(roster, self.excused)
         for item in self.instances:
-            self._run(item, item.begin(self._clock_ms(item)))
+            self._begin(item)
 
     # One round.
 
@@ -168,15 +169,20 @@ class Rounds:
         if asking:
             self._ask()
         self._settle()
+        self.contradictions.check()
         self.round += 1
 
     def restart(self, index: int) -> None:
         """End an instance and start it from its disk; certificates that wait are gossiped to it again."""
         item = self.instances[index]
-        self._run(item, item.begin(self._clock_ms(item)))
+        self._begin(item)
         for collector, last in enumerate(self.given):
             for number in range(item.lanes[collector] + 1, last + 1):
                 self._step(item, inputs.CertificateReady(_certificate(collector, number)))
+
+    def _begin(self, item: Instance) -> None:
+        self.contradictions.begins(item.replica)
+        self._run(item, item.begin(self._clock_ms(item)))
 
     def _clock_ms(self, item: Instance) -> int:
         """Every instance has a clock of its own, so that no two propose the same."""
@@ -217,11 +223,22 @@ class Rounds:
                 if self.choose is not None:
                     waiting.rotate(-self.choose(len(waiting)))
                 _, receiver, message = waiting.popleft()
-                self._step(self.instances[receiver], inputs.Received(message))
+                self._receive(self.instances[receiver], message)
                 if self.steps - began > STEPS_MAX:
                     raise Violation("alive", f"round {self.round} does not end")
             if not sum(self._catch_up(item) for item in self.instances):
                 return
+
+    def _receive(self, item: Instance, message: ConsensusMessage) -> None:
+        told = (
+            self.contradictions.arrives(item.replica, item.pbft, message) if message.replica in self.excused else None
+        )
+        self.steps += 1
+        effects = item.pbft.step(inputs.Received(message), self._clock_ms(item))
+        if told is not None:
+            seen = [effect.observation for effect in effects if isinstance(effect, out.Observe)]
+            self.contradictions.taken(told, item.pbft, seen)
+        self._run(item, effects)
 
     def _hearers(self, sender: Instance) -> list[Instance]:
         part = next(item for item in self.parts if sender.index in item)
@@ -265,7 +282,8 @@ class Rounds:
                 case out.NeedBlocks(target_height):
                     item.wanted = max(item.wanted, target_height)
                 case out.Observe(EquivocationSeen() as seen):
-                    self._convicted(item, seen)
+                    if is_honest:
+                        self.contradictions.observed(item.replica, seen)
                 case out.Halt(reason):
                     if is_honest:
                         raise Violation("alive", f"node {item.replica} halts: {reason}")
@@ -273,13 +291,6 @@ class Rounds:
                     pass
         for event in executed:
             self._step(item, event)
-
-    def _convicted(self, item: Instance, seen: EquivocationSeen) -> None:
-        if item.replica in self.excused:
-            return
-        if seen.replica not in self.excused:
-            raise Violation("I12", f"node {item.replica} convicts the honest node {seen.replica}")
-        self.convicted.add(seen.replica)
 
     def _send(self, item: Instance, message: ConsensusMessage, hearers: Iterable[Instance]) -> None:
         if item.replica not in self.excused and message.replica == item.replica:
@@ -326,12 +337,18 @@ class Rounds:
 
     # The end.
 
+    @property
+    def convicted(self) -> set[int]:
+        """Return the replicas against which an honest node has evidence."""
+        return self.contradictions.convicted
+
     def heal(self, rounds: int) -> None:
         """Let everybody hear everybody; raises Violation when honest nodes are not in step after so many rounds."""
         self.parts = (frozenset(range(len(self.instances))),)
         for _ in range(rounds):
             self._ask()
             self._settle()
+            self.contradictions.check()
             if self._is_in_step():
                 return
             for item in self.instances:

@@ -292,8 +292,11 @@ class Grounds:
     def ended(self, machine: Machine, why: str, *, by_disk: bool) -> None:
         raise RuntimeError(f"node {machine.index} ended: {why}")
 
+    def arrives(self, machine: Machine, message: PeerMessage) -> None:
+        """Nobody watches single messages here."""
+
     def stepped(self, machine: Machine, what: str, effects: Sequence[Effect]) -> None:
-        """Nobody watches single steps here."""
+        """Nor single steps."""
 
     def durable(self, machine: Machine, puts: Sequence[tuple[bytes, bytes]]) -> None:
         """Nothing is judged here."""

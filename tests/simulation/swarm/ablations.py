@@ -30,7 +30,7 @@ from bcami.node.core.fetching import Fetching
 from bcami.node.core.gaps import Gaps
 from bcami.pbft import proofs, records, slots, timers, views
 from bcami.pbft.checkpoints import Checkpoints
-from bcami.pbft.effects import Forget
+from bcami.pbft.effects import Forget, Outbox
 from bcami.pbft.monitor import Monitor
 from bcami.pbft.ordering import Ordering
 from bcami.pbft.recovery import Recovery
@@ -254,6 +254,21 @@ def no_fairness_timer(patch: Patch) -> None:
     patch.setattr(Monitor, "is_suspicious", property(lambda _: False))  # sees it as well
 
 
+# Evidence.
+
+
+def evidence_not_kept(patch: Patch) -> None:
+    def convict(self: Outbox, what: str, first: object, second: object) -> None:
+        self.refuse(Reason.EQUIVOCATION, first.replica, what)
+
+    patch.setattr(Outbox, "convict", convict)
+
+
+def evidence_of_half_a_contradiction(patch: Patch) -> None:
+    convict = Outbox.convict
+    patch.setattr(Outbox, "convict", lambda self, what, first, _: convict(self, what, first, first))
+
+
 # Healing.
 
 
@@ -352,6 +367,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(an_empty_prepared_set, first=0),
     Ablation(the_lowest_view_winning, first=205),
     Ablation(no_view_timer, first=9),
+    Ablation(evidence_not_kept, first=3),
     Ablation(statuses_not_answered, first=11),
     Ablation(no_catch_up, first=0),
     Ablation(missing_batches_not_fetched, first=2),
@@ -367,6 +383,9 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(votes_counted_for_any_digest, mode="twins"),
     Ablation(an_empty_prepared_set, first=41, mode="twins"),
     Ablation(commits_of_a_weak_quorum, first=33, mode="twins"),
+    Ablation(evidence_not_kept, mode="twins"),
+    Ablation(evidence_of_half_a_contradiction, mode="twins"),
+    Ablation(evidence_not_kept, first=8, mode="byzzfuzz"),
     Ablation(a_weak_quorum_for_strong, mode="byzzfuzz"),
     Ablation(an_empty_prepared_set, first=10, mode="byzzfuzz"),
     Ablation(block_certificates_not_checked, mode="byzzfuzz"),
