@@ -105,6 +105,9 @@ def rotate(home: Home = HOME_DEFAULT, json: Json = False) -> None:
 @kms.command()
 def audit(
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="Show so many entries.")] = 20,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after an old backup was restored; the gap stays visible.")
+    ] = False,
     home: Home = HOME_DEFAULT,
     json: Json = False,
 ) -> None:
@@ -112,9 +115,11 @@ def audit(
 
     Example: bcami kms audit
     """
-    from bcami.cli.ask import mdms_get
+    from bcami.cli.ask import mdms_get, mdms_post
     from bcami.errors import ExpectationError
 
+    if resume:
+        mdms_post(home_paths(home), "/v1/kms/audit/resume", {})
     told = mdms_get(home_paths(home), f"/v1/kms/audit?limit={limit}", as_operator=True)
     SCREEN.table(
         ("", "when", "what", "of", "detail"),
@@ -123,11 +128,17 @@ def audit(
             for row in told["entries"]
         ],
     )
-    SCREEN.line(f"{told['length']} entries, {told['anchored_length']} of them anchored on the chain")
+    for gap in told["gaps"]:
+        SCREEN.line(f"entries are missing before {gap['before']}: an old backup was restored ({gap['what']})")
     if told["fault"] is not None:
         raise ExpectationError(
-            told["fault"], likely="the store was changed, or replaced by an old copy", do="keep HOME/mdms as it is"
+            told["fault"],
+            likely="the store was changed, or replaced by an old copy",
+            do="keep a copy of HOME/mdms; after the restore of a backup: bcami kms audit --resume",
         )
+    anchored = told["anchored_length"]
+    said = f"and its first {anchored} are those that the chain has" if anchored else "none of them on the chain yet"
+    SCREEN.line(f"the log is whole: {told['length']} entries, {said}")
     SCREEN.result("bcami/kms_audit/1", told)
 
 

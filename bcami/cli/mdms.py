@@ -74,7 +74,7 @@ def export(path: Target, home: Home = HOME_DEFAULT, json: Json = False) -> None:
 
 @mdms.command()
 def backup(path: Target, home: Home = HOME_DEFAULT, json: Json = False) -> None:
-    """Copy the store and the period keys to a new folder: once keys are erased, nothing else holds the readings.
+    """Copy the store and all keys to a new folder: once keys are erased, nothing else holds the readings.
 
     Example: bcami mdms backup backups/monday
     """

@@ -425,6 +425,12 @@ class KeyServer:
         elif hid is not None:
             self._roll.send(step, hid, delivery)
 
+    def resume_audit(self, length: int, head: bytes, now_ms: int) -> Step:
+        """Go on with the audit log after the anchor that the chain has: an old backup of the store came back."""
+        step = Step()
+        self._audit.resume(step, now_ms, length, head)
+        return step
+
     def tick(self, now_ms: int) -> Step:
         """Repeat what is due."""
         step = Step()

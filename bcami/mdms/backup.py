@@ -5,11 +5,16 @@ a dead disk and their loss. A backup holds:
 
     store.duckdb     the whole store at one cursor
     periods/         every file of the period keyring, mode 0600
+    kms/             the symmetric keys at one step, encrypted record by record as in the store
+    kms.key          what they are encrypted under, mode 0600; not there when the key comes from the environment
     manifest.json    the cursor, and the SHA-256 of each file
 
-To restore, stop the MDMS, put `store.duckdb` and `periods/` back into HOME/mdms, and start it: it goes on at the
-copy's cursor. A backup contains the keys that were not erased when it was made; who destroys old keys for good destroys
-old backups too.
+To restore, stop the MDMS, put `store.duckdb`, `periods/`, `kms/` and `kms.key` back into HOME/mdms, and start it: it
+goes on at the copy's cursor, and opens an epoch in which every symmetric key is new. What the copy lacks of projects,
+members and deliveries is gone; `bcami kms status` and `kms audit` say that the audit log is behind its anchor.
+
+A backup contains the keys that were not erased when it was made; who destroys old keys for good destroys old backups
+too.
 """
 
 import json
@@ -21,6 +26,7 @@ from typing import Final
 
 from bcami.errors import EnvironmentFault, InputError
 from bcami.mdms.keyring import PeriodKeyring
+from bcami.mdms.kms_store import KMS_KEY_NAME, KMS_STORE_NAME, KmsStore
 from bcami.mdms.records import BackupRow
 from bcami.mdms.store import MdmsStore
 
@@ -29,8 +35,18 @@ PERIODS_NAME: Final = "periods"
 MANIFEST_NAME: Final = "manifest.json"
 
 
-def make_backup(store: MdmsStore, keyring: PeriodKeyring, folder: Path, now_ms: int) -> BackupRow:
+def make_backup(
+    store: MdmsStore,
+    keyring: PeriodKeyring,
+    folder: Path,
+    now_ms: int,
+    *,
+    kms: KmsStore | None = None,
+    kms_key: Path | None = None,
+) -> BackupRow:
     """Make a backup in a new folder, durably, and record it; the folder is there whole or not at all.
+
+    `kms_key` is the file with the key of the store of symmetric keys; left out when there is none.
 
     Raises InputError when the folder exists, EnvironmentFault when the disk refuses.
     """
@@ -45,6 +61,10 @@ def make_backup(store: MdmsStore, keyring: PeriodKeyring, folder: Path, now_ms: 
         _copy_keys(keyring, partial / PERIODS_NAME)
         cursor = store.copy_to(partial / STORE_NAME)
         _copy_keys(keyring, partial / PERIODS_NAME)
+        if kms is not None:
+            kms.copy_to(partial / KMS_STORE_NAME)
+        if kms_key is not None and kms_key.exists():
+            _write_private(partial / KMS_KEY_NAME, kms_key.read_bytes())
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         manifest = {
             "height": cursor.height,
@@ -54,7 +74,8 @@ def make_backup(store: MdmsStore, keyring: PeriodKeyring, folder: Path, now_ms: 
             "files": {path.relative_to(partial).as_posix(): _seal(path) for path in files},
         }
         (partial / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        for path in (partial / MANIFEST_NAME, partial / PERIODS_NAME, partial):
+        folders = [path for path in partial.iterdir() if path.is_dir()]
+        for path in (partial / MANIFEST_NAME, *folders, partial):
             _sync(path)
         partial.rename(folder)
         _sync(folder.parent)
@@ -90,8 +111,12 @@ def _copy_keys(keyring: PeriodKeyring, target: Path) -> None:
             data = path.read_bytes()
         except FileNotFoundError:
             continue  # erased meanwhile: the store is past its need
-        with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
+        _write_private(copy, data)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
 
 
 def _seal(path: Path) -> str:

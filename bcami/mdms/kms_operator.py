@@ -6,7 +6,9 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 
+from bcami.errors import InconclusiveError
 from bcami.kms import FOREVER_MS, Step
+from bcami.kms.audit import gaps
 from bcami.kms.groups import Group
 from bcami.kms.messages import (
     IDS_MAX,
@@ -177,9 +179,10 @@ async def audit(
     request: Request, _: Operator, limit: Annotated[int, Query(ge=1, le=AUDIT_ENTRIES_MAX)] = 100
 ) -> dict[str, Any]:
     """Check the whole audit log against the anchor on the chain; return its newest entries."""
-    kms = kms_of(request)
-    anchor = await kms.anchored()
-    entries, fault = await kms.look(lambda: kms.checked_log(anchor))
+    try:
+        anchor, entries, fault = await kms_of(request).audit.audit()
+    except InconclusiveError as error:
+        raise HTTPException(503, f"the chain cannot be read: {error.what}") from None
     return {
         "entries": [
             {"sequence": e.sequence, "time_ms": e.time_ms, "action": e.action, "subject": e.subject, "detail": e.detail}
@@ -188,8 +191,21 @@ async def audit(
         "length": len(entries),
         "anchored_length": anchor.length,
         "anchored_head": anchor.head.hex(),
+        "gaps": [{"before": e.sequence, "time_ms": e.time_ms, "what": e.subject} for e in gaps(entries)],
         "fault": fault,
     }
+
+
+@router.post("/audit/resume")
+async def resume_audit(request: Request, _: Operator) -> dict[str, Any]:
+    """Go on with the audit log after an old backup was restored, leaving a visible gap."""
+    try:
+        reason = await kms_of(request).resume_audit()
+    except InconclusiveError as error:
+        raise HTTPException(503, f"the chain cannot be read: {error.what}") from None
+    if reason is not Reason.VALID:
+        raise HTTPException(409, "the log is what the chain has: there is nothing to resume")
+    return {"resumed": True}
 
 
 async def _command(kms: KmsService, work: Callable[[], Step]) -> None:

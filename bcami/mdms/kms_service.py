@@ -13,37 +13,26 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-import msgspec
-
-from bcami.client.nodes import NodeClient
-from bcami.client.periods import verify_kms_epoch
-from bcami.client.proofs import prove
-from bcami.client.reads import weak_read
 from bcami.codec import encode
 from bcami.crypto.keys import SecretKey
-from bcami.crypto.roster import Roster
-from bcami.crypto.signatures import Signer
-from bcami.errors import InconclusiveError, MalformedError
+from bcami.errors import MalformedError
 from bcami.kms import KeyServer, Refused, Step, ToGroup, ToMdms, ToMeter
-from bcami.kms.audit import AUDIT_ENTRY, AuditEntry, check_log
 from bcami.kms.deliveries import Summary
 from bcami.kms.messages import TABLE_1, UP_CODEC, BootstrapRequest, DeliveryId
-from bcami.kms.records import AUDIT, DELIVERIES, DELIVERY
+from bcami.kms.records import DELIVERIES, DELIVERY
 from bcami.kms.wire import DownItem
 from bcami.mdms.head_end import HeadEnd
+from bcami.mdms.kms_anchors import AnchorPace, AuditAnchors
+from bcami.mdms.kms_chain import KmsChain
 from bcami.mdms.kms_metrics import KmsMetrics
 from bcami.mdms.kms_store import KmsStore
-from bcami.mdms.periods import Settle, Surroundings
+from bcami.mdms.periods import Surroundings
 from bcami.mdms.store import MdmsStore
-from bcami.model.api import QueryAnswer
-from bcami.model.genesis import operator_id
 from bcami.model.reasons import Reason
-from bcami.model.registration import AnchorArgument, KmsState, OpenKmsArgument
-from bcami.model.transaction import Transaction, argument_digest, transaction_id
 from bcami.token_buckets import TokenBuckets
 
 T = TypeVar("T")
@@ -61,8 +50,7 @@ class KmsPace:
     tick_s: float = 1.0
     epoch_s: float = 86_400.0
     """Age at which an epoch is followed by the next one."""
-    anchor_s: float = 300.0
-    """At least so long between two anchors of the audit log."""
+    anchor: AnchorPace = field(default_factory=AnchorPace)
     retry_s: float = 2.0
 
 
@@ -75,10 +63,7 @@ class KmsService:
         store: KmsStore,
         meters: MdmsStore,
         head_end: HeadEnd,
-        nodes: Sequence[NodeClient],
-        settle: Settle,
-        roster: Roster,
-        enrolment: Signer,
+        chain: KmsChain,
         surroundings: Surroundings,
         metrics: KmsMetrics,
         log: Any,
@@ -86,29 +71,24 @@ class KmsService:
         policy: Mapping[str, str | int] = MappingProxyType({}),
         pace: KmsPace | None = None,
     ) -> None:
-        """`enrolment` is the MDMS's enrolment key; `meters` tells who is on the chain, the status `policy`."""
+        """`meters` tells who is on the chain, the status `policy`."""
         self.server = server
         self.store = store
         self.head_end = head_end
         self.metrics = metrics
         self._meters = meters
-        self._nodes = nodes
-        self._settle = settle
-        self._roster = roster
-        self._enrolment = enrolment
+        self._chain = chain
         self._surroundings = surroundings
         self._log = log
         self._policy = policy
         self._pace = pace or KmsPace()
+        self.audit = AuditAnchors(server, store, chain, self.look, log, self._pace.anchor)
         self._turn = asyncio.Lock()
         self._failure: Exception | None = None
         self._signer: SecretKey | None = None
         self._followed = 0
         self.requests = 0
         """HTTP requests with messages that are in hand."""
-        self._anchored = 0
-        self.audit_fault: str | None = None
-        """What was wrong with the audit log at the start."""
         self._bootstraps = TokenBuckets(BOOTSTRAPS_PER_SECOND, BOOTSTRAPS_BURST)
         self._rotate = asyncio.Event()
 
@@ -116,11 +96,19 @@ class KmsService:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Raises what made the store unusable."""
-        loop = asyncio.get_running_loop()
         await self._follow()
         await self._open_epoch()
-        await self._check_audit()
-        opened = anchored = loop.time()
+        anchoring = asyncio.create_task(self.audit.keep(lambda: self._signer, stop))
+        try:
+            await self._rounds(stop)
+        finally:
+            anchoring.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await anchoring
+
+    async def _rounds(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        opened = loop.time()
         while not stop.is_set():
             await self._follow()
             await self.do(lambda: self.server.tick(self.now_ms()))
@@ -129,9 +117,6 @@ class KmsService:
                 self._rotate.clear()
                 await self._open_epoch()
                 opened = loop.time()
-            if loop.time() - anchored >= self._pace.anchor_s:
-                await self.anchor()
-                anchored = loop.time()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pace.tick_s):
                     await stop.wait()
@@ -238,8 +223,9 @@ class KmsService:
             "streams": self.head_end.listeners,
             "audit_length": counts.audit_length,
             "audit_head": counts.audit_head.hex(),
-            "audit_anchored": self._anchored,
-            "audit_fault": self.audit_fault,
+            "audit_anchored": self.audit.anchored,
+            "audit_compared": self.audit.is_compared,
+            "audit_fault": self.audit.fault,
             "deliveries": [delivery_form(item) for item in newest],
         }
 
@@ -264,85 +250,26 @@ class KmsService:
     async def _open_epoch(self) -> None:
         """Open an epoch on the chain and then here; goes on trying until it is there."""
         while True:
-            signer = SecretKey.generate(self.entropy())
-            argument = encode(OpenKmsArgument(signer.public_key))
-            tx = self._sign("open_kms", 1, argument, signer, (self._enrolment, signer))
-            settlement = await self._settle(encode(tx), self._id_of(tx))
-            if settlement.reason is Reason.VALID:
+            opened = await self._chain.open_epoch()
+            if not isinstance(opened, Reason):
                 break
-            self._log.warning("no epoch of symmetric keys", reason=settlement.reason.value)
+            self._log.warning("no epoch of symmetric keys", reason=opened.value)
             await asyncio.sleep(self._pace.retry_s)
-        proof = await prove(tx, self._nodes, self._roster)
-        epoch = verify_kms_epoch(proof, self._roster.genesis, self._roster)
-        assert not isinstance(epoch, Reason), f"a proof that was checked is refused: {epoch}"
-        height = epoch.height
+        signer, height = opened.signer, opened.height
         (step,) = await self.do(lambda: self.server.open_epoch(height, signer, self.now_ms(), self.entropy()))
         assert not step.refusals, f"the chain's newest epoch is refused: {step.refusals}"
         self._signer = signer
-        self.head_end.open_epoch(encode(proof))
+        self.head_end.open_epoch(opened.proof)
         self._log.info("epoch of symmetric keys opened", height=height, meters=self.server.counts.meters)
 
-    async def anchor(self) -> Reason | None:
-        """Put the head of the audit log on the chain; None when it is there already, or the log is not whole."""
-        counts, signer = self.server.counts, self._signer
-        if signer is None or self.audit_fault is not None or counts.audit_length == self._anchored:
-            return None
-        argument = encode(AnchorArgument(counts.audit_length, counts.audit_head))
-        tx = self._sign("anchor", 1 + counts.audit_length, argument, signer, (signer,))
-        settlement = await self._settle(encode(tx), self._id_of(tx))
-        if settlement.reason is Reason.VALID:
-            self._anchored = counts.audit_length
-        else:
-            self._log.warning("audit log not anchored", length=counts.audit_length, reason=settlement.reason.value)
-        return settlement.reason
-
-    async def _check_audit(self) -> None:
-        """Compare the log with the last anchor: one that was cut or replaced is never anchored over the true one."""
-        try:
-            last = await self.anchored()
-        except InconclusiveError as error:
-            self.audit_fault = f"not compared with the chain: {error.what}"
-        else:
-            _, self.audit_fault = await self.look(lambda: self.checked_log(last))
-            self._anchored = last.length
-        if self.audit_fault is not None:
-            self._log.error("the audit log of the symmetric keys is not what the chain has", what=self.audit_fault)
-
-    def checked_log(self, last: KmsState) -> tuple[list[AuditEntry], str | None]:
-        """Return the whole log, and what is wrong with it as seen from an anchor."""
-        entries = [AUDIT_ENTRY.decode(value) for _, value in self.store.rows(AUDIT)]
-        return entries, check_log(entries, last.head, last.length)
-
-    async def anchored(self) -> KmsState:
-        """Return the epoch and the anchor that the chain has, by weak equal answers. Raises InconclusiveError."""
-
-        def ask(node: NodeClient) -> "asyncio.Future[QueryAnswer]":
-            return asyncio.ensure_future(node.query("mdms", "symmetric_keys", b""))
-
-        agreed = await weak_read(self._nodes, ask, weak=self._roster.quorum.weak)
-        if agreed.value is None:
-            raise InconclusiveError("the chain has no epoch of symmetric keys", do="bcami kms status")
-        return msgspec.msgpack.decode(agreed.value, type=KmsState)
-
-    def _sign(
-        self, function: str, sequence: int, argument: bytes, signer: Signer, keys: Sequence[Signer]
-    ) -> Transaction:
-        unsigned = Transaction(
-            contract="mdms",
-            function=function,
-            signer=operator_id(signer.public_key),
-            session=0,
-            sequence=sequence,
-            timestamp_ms=self.now_ms(),
-            argument_hash=argument_digest(argument),
-            argument=argument,
-            signatures=(),
-        )
-        tx_id = self._id_of(unsigned)
-        return msgspec.structs.replace(unsigned, signatures=tuple(key.sign(tx_id) for key in keys))
-
-    def _id_of(self, tx: Transaction) -> bytes:
-        return transaction_id(tx, self._roster.chain, self._roster.epoch)
+    async def resume_audit(self) -> Reason:
+        """Go on with the audit log after an old backup was restored; the gap stays visible in it for ever."""
+        last, _, fault = await self.audit.audit()
+        if fault is None:
+            return Reason.BAD_ARGUMENT
+        await self.do(lambda: self.server.resume_audit(last.length, last.head, self.now_ms()))
+        await self.audit.compare()
+        return Reason.VALID
 
 
 def _asks_for_keys(data: bytes) -> bool:

@@ -25,6 +25,9 @@ from bcami.kms.records import AUDIT, TABLES
 from bcami.model.signing import prefixed
 from bcami.units import MIB
 
+KMS_STORE_NAME: Final = "kms"
+KMS_KEY_NAME: Final = "kms.key"
+"""Below HOME/mdms."""
 STORE_KEY_VARIABLE: Final = "BCAMI_KMS_STORE_KEY"
 STORE_KEY_BYTES: Final = 32
 KEY_KIND: Final = "kms store"
@@ -136,6 +139,14 @@ class KmsStore:
                 likely="the disk is full",
                 do="free some space and start the MDMS again",
             ) from None
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the store as it is after some step to a new folder; steps go on meanwhile. Raises OSError."""
+        folder.mkdir(mode=0o700)
+        try:
+            self._environment.copy(str(folder), compact=True)
+        except lmdb.Error as error:
+            raise OSError(str(error)) from None
 
     def rows(self, table: bytes) -> list[tuple[bytes, bytes]]:
         """Return a table's keys and values in the order of keys: what `KeyServer.restore` takes.

@@ -11,6 +11,7 @@ from bcami.mdms.backup import make_backup
 from bcami.mdms.export import write_parquet
 from bcami.mdms.keyring import PeriodKeyring
 from bcami.mdms.kms_service import KmsService
+from bcami.mdms.kms_store import KMS_KEY_NAME
 from bcami.mdms.metrics import MdmsMetrics
 from bcami.mdms.records import START_S_MAX, BackupRow
 from bcami.mdms.store import MdmsStore, ReadingQueries
@@ -82,4 +83,6 @@ class MdmsService:
         return target, write_parquet(batches, target)
 
     def backup(self, path: Path) -> BackupRow:
-        return make_backup(self.store, self.keyring, self.folder / path, self.now_ms())
+        kms = None if self.kms is None else self.kms.store
+        key = None if kms is None else self.folder / KMS_KEY_NAME
+        return make_backup(self.store, self.keyring, self.folder / path, self.now_ms(), kms=kms, kms_key=key)

@@ -7,9 +7,12 @@ import pytest
 
 from bcami.crypto.keyfile import write_secret
 from bcami.errors import InputError
+from bcami.kms import Write
+from bcami.kms.records import GROUPS
 from bcami.mdms.backup import check_backup, make_backup
 from bcami.mdms.duckdb_store import DuckDbStore
 from bcami.mdms.keyring import PERIOD_KIND, PeriodKeyring
+from bcami.mdms.kms_store import KmsStore, load_store_key
 from bcami.model.report import Reading
 from tests.chain import entropy
 from tests.unit.mdms.conftest import World
@@ -45,6 +48,20 @@ def test_backup_and_restore(world: World, keyring: PeriodKeyring, tmp_path) -> N
     assert len(world.readings()) == 3
     restored = PeriodKeyring(folder / "periods")
     assert restored.kem(1).public_key == keyring.kem(1).public_key
+
+
+def test_the_symmetric_keys_and_their_key_are_in_it(world: World, keyring: PeriodKeyring, tmp_path) -> None:
+    key = load_store_key(tmp_path / "kms.key", {})
+    with KmsStore(tmp_path / "kms", key, b"chain") as kms:
+        kms.apply([Write(GROUPS, b"1", b"one")])
+        make_backup(world.store, keyring, tmp_path / "backup", 1, kms=kms, kms_key=tmp_path / "kms.key")
+        kms.apply([Write(GROUPS, b"2", b"two")])
+    folder = tmp_path / "backup"
+    check_backup(folder)
+    for path in folder.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 or path.name == "manifest.json"
+    with KmsStore(folder / "kms", load_store_key(folder / "kms.key", {}), b"chain") as kms:
+        assert kms.rows(GROUPS) == [(b"1", b"one")]
 
 
 def test_a_damaged_backup_is_found(world: World, keyring: PeriodKeyring, tmp_path) -> None:

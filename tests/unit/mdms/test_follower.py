@@ -8,13 +8,17 @@ import duckdb
 import msgspec
 import pytest
 
+from bcami.codec import encode
+from bcami.crypto.keys import SecretKey
 from bcami.errors import EnvironmentFault
 from bcami.mdms.duckdb_store import DuckDbStore
 from bcami.mdms.records import ReportFault
 from bcami.model.block import Outcome
+from bcami.model.genesis import operator_id
 from bcami.model.reasons import Reason
+from bcami.model.registration import AnchorArgument, OpenKmsArgument
 from bcami.model.report import Reading
-from tests.chain import ChainBuilder, prune
+from tests.chain import ChainBuilder, entropy, prune
 from tests.unit.mdms.conftest import World
 
 T0 = 1_356_998_400
@@ -43,6 +47,24 @@ def test_registration_and_usage_in_one_block(world: World) -> None:
         [world.chain.enrol_tx(meter), world.chain.register_tx(meter, world.period), meter.report(day(count=1))]
     )
     assert world.follower().follow(world.chain.bundles).stored.new == 1
+
+
+def test_what_the_chain_has_of_symmetric_keys_changes_nothing_that_is_stored(world: World) -> None:
+    key = SecretKey.generate(entropy("kms epoch"))
+    signer = operator_id(key.public_key)
+    opened = encode(OpenKmsArgument(key.public_key))
+    anchored = encode(AnchorArgument(3, bytes(32)))
+    chain = world.chain
+    for function, sequence, argument, keys in (
+        ("open_kms", 1, opened, (chain.mdms_enrolment, key)),
+        ("anchor", 4, anchored, (key,)),
+    ):
+        chain.block([chain.sign("mdms", function, signer, 0, sequence, argument, keys)])
+    chain.block([world.meter.report(day(count=1))])
+    followed = world.follower().follow(chain.bundles)
+    assert (followed.refused, followed.stored) == (None, (1, 0, 0))
+    assert world.store.cursor.height == chain.height
+    assert [identity.hid for identity in world.store.identities_above(0)] == [world.meter.hid]
 
 
 def test_rejected_and_absent_transactions_are_not_stored(world: World) -> None:

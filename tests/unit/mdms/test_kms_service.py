@@ -13,11 +13,15 @@ from bcami.client.courier import Courier
 from bcami.client.periods import verify_kms_epoch
 from bcami.client.receipts import ReceiptVerifier
 from bcami.codec import encode
-from bcami.errors import EnvironmentFault
+from bcami.crypto.keys import SecretKey
+from bcami.errors import EnvironmentFault, InconclusiveError
 from bcami.kms import Accepted, HardenedProfile, Identity, KeyServer, MeterKeys, Refused, Scope, Step, ToMdms, Write
+from bcami.kms.audit import gaps
 from bcami.kms.messages import Pricing
 from bcami.kms.records import AUDIT
 from bcami.mdms.head_end import Epoch, HeadEnd, Message
+from bcami.mdms.kms_anchors import AnchorPace, AuditAnchors
+from bcami.mdms.kms_chain import KmsChain
 from bcami.mdms.kms_metrics import KmsMetrics
 from bcami.mdms.kms_service import BOOTSTRAPS_BURST, KmsPace, KmsService
 from bcami.mdms.kms_store import KmsStore
@@ -77,6 +81,7 @@ class Desk:
         server = KeyServer(self.scope, HardenedProfile(self.scope), changes_wait=True)
         metrics = MdmsMetrics()
         stop = asyncio.Event()
+        surroundings = Surroundings(lambda: self.now_ms, self.entropy)
         self.known = len(self.epochs)
         with KmsStore(self.folder / "kms", bytes(32), self.cluster.roster.chain) as store:
             server.restore(store.rows)
@@ -85,14 +90,11 @@ class Desk:
                 store,
                 self.roll,  # type: ignore[arg-type]
                 HeadEnd("run"),
-                nodes,
-                courier.settle,
-                self.cluster.roster,
-                self.cluster.mdms_enrolment,
-                Surroundings(lambda: self.now_ms, self.entropy),
+                KmsChain(nodes, courier.settle, self.cluster.roster, self.cluster.mdms_enrolment, surroundings),
+                surroundings,
                 KmsMetrics(metrics.registry),
                 structlog.get_logger(),
-                pace=KmsPace(tick_s=0.01, retry_s=0.01),
+                pace=KmsPace(tick_s=0.01, retry_s=0.01, anchor=self.anchor_pace),
             )
             self.registry = metrics.registry
             self.stream = self.service.head_end.listen({self.host.hid}, None)
@@ -109,6 +111,7 @@ class Desk:
                 await courier.close()
 
     now_ms = 1_700_000_000_000
+    anchor_pace = AnchorPace(first_s=60.0)
 
     async def hear(self, condition: Callable[[], bool]) -> None:
         """Let the meter hear its stream, and answer, until the condition holds."""
@@ -244,25 +247,91 @@ def test_a_store_that_cannot_be_written_ends_the_service_and_nothing_leaves(desk
 def test_the_audit_log_is_anchored_and_an_old_copy_is_noticed_and_never_anchored(desk: Desk, tmp_path: Path) -> None:
     async def anchor(desk: Desk, service: KmsService) -> None:
         await keys(desk, service)
-        assert service.audit_fault is None
-        assert await service.anchor() is Reason.VALID
-        assert await service.anchor() is None
-        state: KmsState = await service.anchored()
+        assert await service.audit.anchor(service._signer) is None, "it was not compared yet"
+        await service.audit.compare()
+        assert service.audit.fault is None
+        assert await service.audit.anchor(service._signer) is Reason.VALID
+        assert await service.audit.anchor(service._signer) is None
+        state, entries, fault = await service.audit.audit()
         assert (state.length, state.head) == (service.server.counts.audit_length, service.server.counts.audit_head)
-        assert service.checked_log(state)[1] is None
+        assert (len(entries), fault) == (state.length, None)
 
     async def old(desk: Desk, service: KmsService) -> None:
         await keys(desk, service)
-        await service._check_audit()
+        await service.audit.compare()
         for _ in range(9):
             await broadcast(desk, service)
         assert len(service.store.rows(AUDIT)) > 8
-        assert await service.anchor() is None
+        assert await service.audit.anchor(service._signer) is None
         assert (await service.status())["audit_fault"] is not None
+        assert await service.resume_audit() is Reason.VALID
+        assert await service.resume_audit() is Reason.BAD_ARGUMENT, "once is enough"
+        assert await service.audit.anchor(service._signer) is Reason.VALID
+        _, entries, fault = await service.audit.audit()
+        assert fault is None
+        assert [entry.sequence for entry in gaps(entries)] == [len(entries)]
 
     desk.run(anchor, anchor)
     desk.folder = tmp_path / "emptied"
     desk.run(old)
+
+
+def test_the_first_anchor_comes_soon_and_also_when_the_chain_could_not_be_read_at_first(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = KmsChain.anchored, []
+
+    async def unreadable_at_first(chain: KmsChain) -> KmsState:
+        asked.append(1)
+        if len(asked) == 1:
+            raise InconclusiveError("no answers")
+        return await real(chain)
+
+    anchored = asyncio.Event()
+    really = AuditAnchors.anchor
+
+    async def anchor(anchors: AuditAnchors, signer: SecretKey | None) -> Reason | None:
+        reason = await really(anchors, signer)
+        if reason is Reason.VALID:
+            anchored.set()
+        return reason
+
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        await anchored.wait()
+        assert len(asked) > 1
+        assert (await service.status())["audit_compared"]
+
+    monkeypatch.setattr(KmsChain, "anchored", unreadable_at_first)
+    monkeypatch.setattr(AuditAnchors, "anchor", anchor)
+    desk.anchor_pace = AnchorPace(first_s=0.01, retry_s=0.01)
+    desk.run(work)
+    assert [tx.function for tx in desk.cluster.transactions.values()].count("anchor") >= 1
+
+
+def test_an_old_backup_that_is_restored_is_noticed_and_both_ends_agree_again(desk: Desk, tmp_path: Path) -> None:
+    async def back_up(desk: Desk, service: KmsService) -> None:
+        await broadcast(desk, service)
+        service.store.copy_to(tmp_path / "copy")
+
+    async def go_on(desk: Desk, service: KmsService) -> None:
+        await broadcast(desk, service)
+        await service.audit.compare()
+        assert await service.audit.anchor(service._signer) is Reason.VALID
+
+    async def restored(desk: Desk, service: KmsService) -> None:
+        await broadcast(desk, service)
+        await service.audit.compare()
+        assert service.audit.fault is not None
+        assert desk.epochs == sorted(set(desk.epochs)), "epochs only rise, whatever came back"
+
+    desk.run(back_up, go_on)
+    (tmp_path / "back").mkdir()
+    (tmp_path / "copy").rename(tmp_path / "back" / "kms")
+    desk.folder = tmp_path / "back"
+    desk.run(restored)
+    assert [item.payload for item in desk.accepted] == [PRICE] * 3
+    assert len({item.id for item in desk.accepted}) == 3
 
 
 def test_refusals_carry_their_reason() -> None:
