@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+import httpx
+
 from bcami.ami.fleet import Fleet
 from bcami.ami.statistics import FleetStatistics
 from bcami.cli.ask import http_client, post_json, running_mdms
@@ -66,9 +68,12 @@ class HomeFleet:
 
 
 @asynccontextmanager
-async def open_fleet(home: HomePaths) -> AsyncIterator[HomeFleet]:
-    """Open HOME/fleet with every node of the network as a way to the chain; it goes on with what it holds."""
+async def open_fleet(home: HomePaths, transport: httpx.AsyncBaseTransport | None = None) -> AsyncIterator[HomeFleet]:
+    """Open HOME/fleet with every node of the network as a way to the chain; it goes on with what it holds.
+
+    `transport` carries its requests; a plain one otherwise.
+    """
     network, genesis = open_home(home)
     urls = [node.url for node in network.nodes]
-    async with await Fleet.open(home.folder, genesis, urls, load_utility(home).network) as fleet:
+    async with await Fleet.open(home.folder, genesis, urls, load_utility(home).network, transport=transport) as fleet:
         yield HomeFleet(home, network, fleet)

@@ -159,8 +159,8 @@ def _measure_units(
 
     parts = Parts(effort, folder, progress)
     measure_for_units(parts)
-    runs, _ = measure_live(home, folder, LiveEffort.of(effort).of_base_only(), progress)
-    parts.found["live"] = runs
+    found = measure_live(home, folder, LiveEffort.of(effort).of_base_only(), progress)
+    parts.found["live"] = found.runs
     return units_of(parts)
 
 
@@ -172,9 +172,9 @@ def _live(home: "HomePaths", folder: "Path", load: str) -> "Step":
     from bcami.report.units import unit_table
 
     def step(parts: "Parts") -> "list[Section]":
-        runs, probes = measure_live(home, folder, LiveEffort.of(parts.effort), parts.show)
-        parts.found["live"] = runs
-        return [live_section(runs, probes, load, unit_table(units_of(parts)))]
+        found = measure_live(home, folder, LiveEffort.of(parts.effort), parts.show)
+        parts.found["live"] = found.runs
+        return [live_section(found, load, unit_table(units_of(parts)))]
 
     return step
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from bcami.report.costs import aggregation, backends, bc_ami, kms, phases, rekeying, related
 from bcami.report.costs.kms_running import measure_kms
-from bcami.report.costs.primitives import measure_symmetric
+from bcami.report.costs.primitives import measure_asymmetric, measure_symmetric
+from bcami.report.costs.strategies import strategy_tables
 from bcami.report.document import Report, Section, Setting, paragraphs
 from bcami.report.measuring import Effort
 from bcami.report.stand import Stand
@@ -46,7 +47,8 @@ def _kms(parts: Parts) -> list[Section]:
     symmetric = measure_symmetric(parts.effort)
     parts.found["symmetric"] = symmetric
     running, rekeyed = measure_kms(parts.effort)
-    return [kms.kms_section(symmetric, running), rekeying.rekeying_section(rekeyed)]
+    more = strategy_tables(symmetric, measure_asymmetric(parts.effort), rekeyed)
+    return [kms.kms_section(symmetric, running), rekeying.rekeying_section(rekeyed, more)]
 
 
 def _phases(parts: Parts) -> list[Section]:

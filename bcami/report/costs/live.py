@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bcami.ami.statistics import Latencies
-from bcami.report.document import Chart, Column, Row, Section, Series, Table
+from bcami.report.document import Chart, Column, Measured, Row, Section, Series, Table
 from bcami.report.measuring import exact, quartiles
 
 _PERCENTS: Final = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9)
@@ -17,12 +17,33 @@ _PERCENTS: Final = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 
 class Probe:
     """One report through an idle cluster: milliseconds from its making until each thing was seen."""
 
+    left: float
+    """The request leaves the meters' process."""
+    accepted: float
+    """The node has taken the report over and said so."""
+    endorsed: float
+    """A batch certificate was seen."""
     executed: float
+    """Ordered and executed."""
+    certified: float
+    """Durable and certified by a strong quorum."""
     receipt: float
     """The meter has verified its receipt."""
     released: float
     stored: float
     """The MDMS has verified, decrypted and stored it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayCost:
+    """What a node's gateway takes for a request with so many reports."""
+
+    reports: int
+    request_bytes: int
+    cpu_us: float
+    """For one report."""
+    answer_ms: Measured
+    """Wall-clock time of the whole request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +69,18 @@ class LiveRun:
         return self.committed / self.seconds
 
 
-def live_section(runs: Sequence[LiveRun], probes: Sequence[Probe], load: str, units: Table) -> Section:
+@dataclass(frozen=True, slots=True)
+class LiveFound:
+    """Everything that was measured on running clusters."""
+
+    runs: tuple[LiveRun, ...]
+    probes: tuple[Probe, ...] = ()
+    gateway: tuple[GatewayCost, ...] = ()
+
+
+def live_section(found: LiveFound, load: str, units: Table) -> Section:
     """Return throughput, latency and CPU by role of live clusters."""
+    runs = found.runs
     base = next(run for run in runs if run.readings == 1)
     by_nodes = [run for run in runs if run.readings == 1]
     return Section(
@@ -69,7 +100,8 @@ def live_section(runs: Sequence[LiveRun], probes: Sequence[Probe], load: str, un
             ),
         ),
         (
-            _probe_table(probes, base),
+            _probe_table(found.probes, base),
+            _gateway_table(found.gateway, base),
             _throughput_table(runs),
             _latency_table(runs),
             _latency_chart(base),
@@ -79,37 +111,69 @@ def live_section(runs: Sequence[LiveRun], probes: Sequence[Probe], load: str, un
     )
 
 
+_PHASES: Final = (
+    ("meter", "", "left", "seals, signs and stores the report; its request leaves"),
+    ("gateway", "left", "accepted", "HTTP, decoding, admission: id, HID, session, hash, signature, replay; the answer"),
+    ("endorsement", "accepted", "endorsed", "the batch goes to all nodes, a strong quorum endorses it"),
+    ("ordering", "endorsed", "executed", "three phases of PBFT, execution at each node"),
+    ("commit", "executed", "certified", "a durable write, checkpoint votes, the block certificate"),
+    ("release", "certified", "released", "a rule, not a cost: two seconds after its certificate by default"),
+    ("MDMS", "released", "stored", "pulls, verifies, decrypts, validates, stores"),
+)
+"""A phase, the moments of a probe between which it lies, and what happens."""
+
+
 def _probe_table(probes: Sequence[Probe], base: LiveRun) -> Table:
     method = (
-        f"One report at a time through {base.nodes} idle nodes; a node and the MDMS were asked every few milliseconds."
+        f"One report at a time through {base.nodes} idle nodes; two nodes were asked every few milliseconds, and the "
+        "MDMS, which comes seconds later, every 20. A node may go on before it has answered: that counts for the "
+        "gateway."
     )
-    rows = (
-        (
-            "executed and durable at a node",
-            [item.executed for item in probes],
-            "admission, endorsement, ordering, execution",
-        ),
-        (
-            "receipt verified by the meter",
-            [item.receipt for item in probes],
-            "certification by a strong quorum, and the way back",
-        ),
-        (
-            "released",
-            [item.released for item in probes],
-            "a rule, not a cost: two seconds after its certificate by default",
-        ),
-        ("stored by the MDMS", [item.stored for item in probes], "pulled, verified, decrypted, validated, stored"),
+    rows = []
+    for name, begin, end, what in _PHASES:
+        until = [float(getattr(item, end)) for item in probes]
+        since = [float(getattr(item, begin)) if begin else 0.0 for item in probes]
+        took = [max(0.0, late - early) for late, early in zip(until, since, strict=True)]
+        rows.append(Row((name, quartiles(took), quartiles(until), what), method))
+    receipts = quartiles(item.receipt for item in probes)
+    rows.insert(
+        5, Row(("receipt", None, receipts, "the meter has verified it; the release does not wait for that"), method)
     )
     return Table(
         "live_phases",
-        "A report's way through an idle cluster, from its making, ms",
+        "A report's way through an idle cluster, by phase",
         (
-            Column("until", "Until it is"),
-            Column("ms", "Wall-clock time, ms", "measured"),
-            Column("what", "What happened since the line above"),
+            Column("phase", "Phase"),
+            Column("took_ms", "Took, ms", "measured"),
+            Column("until_ms", "Over after, ms", "measured"),
+            Column("what", "What happens"),
         ),
-        tuple(Row((name, quartiles(values), what), method) for name, values, what in rows),
+        tuple(rows),
+        text="Wall-clock time; the second column counts from the moment at which the report was made.",
+    )
+
+
+def _gateway_table(costs: Sequence[GatewayCost], base: LiveRun) -> Table:
+    method = (
+        "Reports whose outcome is known are sent again: HTTP, decoding, looking the id up and encoding the answer with "
+        "its receipts, but no checks and no consensus. CPU time of the node's process, what it takes by itself left "
+        "out."
+    )
+    return Table(
+        "live_gateway",
+        "The gateway alone: CPU time of a node for a report",
+        (
+            Column("reports", "Reports in a request", "measured"),
+            Column("bytes", "Bytes of the request", "measured"),
+            Column("cpu_us", "CPU for a report, µs", "measured"),
+            Column("ms", "Whole request, ms", "measured"),
+        ),
+        tuple(
+            Row((item.reports, item.request_bytes, item.cpu_us, item.answer_ms), method)
+            for item in costs
+        ),
+        text=f"The courier of a fleet puts many reports into a request when many wait. All {base.nodes} nodes together "
+        "took what the next table says; the phases behind the gateway are in the section on phases.",
     )
 
 

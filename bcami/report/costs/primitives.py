@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
+from bcami.crypto.hpke import KemSecretKey, open_from, seal_to
+from bcami.crypto.keys import SecretKey
+from bcami.crypto.signatures import verify
 from bcami.report.document import Column, Measured, Row, Table
 from bcami.report.measuring import Effort, cpu_us
 
@@ -35,6 +38,30 @@ def measure_symmetric(effort: Effort) -> Symmetric:
         random=cpu_us(lambda: os.urandom(16), effort.samples),
         seal=cpu_us(lambda: aead.encrypt(nonce, block, b""), effort.samples),
         wrap=cpu_us(lambda: aes_key_wrap(key, block), effort.samples),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asymmetric:
+    """Microseconds for one operation."""
+
+    seal: Measured
+    """HPKE, one key to one public key, encapsulation included."""
+    open: Measured
+    sign: Measured
+    verify: Measured
+
+
+def measure_asymmetric(effort: Effort) -> Asymmetric:
+    """Return what HPKE of one 128-bit key and ECDSA take here, both on secp256k1."""
+    key, kem, digest = SecretKey.generate(bytes(32)), KemSecretKey.generate(bytes(range(32))), bytes(range(32))
+    encapsulation, sealed = seal_to(kem.public_key, b"", b"", bytes(16), digest)
+    signature = key.sign(digest)
+    return Asymmetric(
+        seal=cpu_us(lambda: seal_to(kem.public_key, b"", b"", bytes(16), digest), effort.samples),
+        open=cpu_us(lambda: open_from(encapsulation, kem, b"", b"", sealed), effort.samples),
+        sign=cpu_us(lambda: key.sign(digest), effort.samples),
+        verify=cpu_us(lambda: verify(key.public_key, signature, digest), effort.samples),
     )
 
 

@@ -1,5 +1,6 @@
 """What a change of a group costs, against its size: the strategies of this system and those of the literature."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,8 +34,8 @@ class RekeyMeasured:
     method: str = ""
 
 
-def rekeying_section(found: RekeyMeasured) -> Section:
-    """Return the comparison of strategies."""
+def rekeying_section(found: RekeyMeasured, more: Sequence[Table] = ()) -> Section:
+    """Return the comparison of strategies; `more` are tables that come after these."""
     items: list[Table | Chart] = [_leave_table(), _leave_chart(found), _bytes_table(), _batch_table(), _storage_table()]
     if found.flat or found.lkh:
         items.insert(1, _measured_table(found))
@@ -48,7 +49,7 @@ def rekeying_section(found: RekeyMeasured) -> Section:
                 "columns follow from the formulas of their sources, in wrapped keys; they are not implemented here."
             ),
         ),
-        tuple(items),
+        (*items, *more),
     )
 
 
@@ -190,6 +191,8 @@ def _batch_table() -> Table:
                 round(float(lkh_batch(size, 2, leavers)), 1),
                 round(float(lkh_batch(size, DEGREE, leavers)), 1),
                 round(formula.lkh_batch_worst(size, DEGREE, leavers), 1),
+                round(formula.oft_batch(size, leavers), 1),
+                round(formula.treekem_batch(size, leavers), 1),
                 round(formula.cs_cover(size, leavers), 1),
                 formula.sd_cover(leavers),
             )
@@ -205,6 +208,8 @@ def _batch_table() -> Table:
             Column("lkh2", "LKH 2, mean", "number"),
             Column("lkh4", "LKH 4, mean", "number"),
             Column("lkh4_worst", "LKH 4, worst", "number"),
+            Column("oft", "OFT, at most", "number"),
+            Column("treekem", "TreeKEM, at most", "number"),
             Column("cs", "CS, about", "number"),
             Column("sd", "SD, at most", "number"),
         ),

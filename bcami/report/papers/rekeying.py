@@ -18,7 +18,7 @@ MLS_NODE_BYTES: Final = 32
 
 
 def lkh_batch_worst(members: int, degree: int, leavers: int) -> float:
-    """The same, when those that leave lie as far apart as they can."""
+    """Wrapped keys when so many are replaced at once that lie as far apart as they can."""
     h = height(members, degree)
     return degree * leavers * (h - math.log(leavers, degree)) + degree * (leavers - 1) / (degree - 1)
 
@@ -32,6 +32,16 @@ def treekem_leave(members: int) -> tuple[int, int]:
     """Fewest and most HPKE seals on a full tree; up to N - 1 when many nodes are blank."""
     h = height(members, 2)
     return h - 1, 2 * h - 2
+
+
+def oft_batch(members: int, leavers: int) -> float:
+    """At most so many wrapped keys when so many leave at once [Sherman, McGrew 2003]; not counted on a tree here."""
+    return leavers * (height(members, 2) - math.log2(leavers)) + 2 * leavers
+
+
+def treekem_batch(members: int, leavers: int) -> float:
+    """At most so many HPKE seals when so many leave a full tree at once."""
+    return leavers * math.log2(members / leavers) + height(members, 2)
 
 
 def cs_cover(members: int, revoked: int) -> float:

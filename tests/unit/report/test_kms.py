@@ -5,7 +5,8 @@ import pytest
 from bcami.kms.costs import lkh_batch, lkh_leave, star_leave
 from bcami.report.costs import kms, rekeying
 from bcami.report.costs.kms_running import measure_kms
-from bcami.report.costs.primitives import Symmetric
+from bcami.report.costs.primitives import Asymmetric, Symmetric
+from bcami.report.costs.strategies import strategy_tables
 from bcami.report.document import Chart, Measured, Range, Section, Table
 from bcami.report.measuring import Effort
 from bcami.report.papers import kms as paper
@@ -118,3 +119,28 @@ def test_what_was_measured_stands_beside_the_formulas() -> None:
     assert points == {"LKH 4, this system": (19.0,)}
     leave = table(section, "rekey_leave")
     assert leave.rows[3].cells[:5] == (1024, 1023, 19, 19, 11)
+
+
+def test_strategies_are_priced_and_claims_are_marked_as_published() -> None:
+    item = rekeying.Rekeyed(19, 1, 900, ONE)
+    join, work, server, claims = strategy_tables(
+        PRIMITIVES, Asymmetric(ONE, ONE, ONE, ONE), rekeying.RekeyMeasured(lkh={1024: item})
+    )
+    assert {row.cells[0] for row in work.rows} == {"flat", "LKH 4", "OFT", "MLS TreeKEM", "CS", "SD"}
+    prices = {row.cells[0]: row.cells[2] for row in work.rows}
+    assert prices["LKH 4"] == Measured(5 + 19, 5 + 19, 5 + 19, 5), "h keys drawn, 4h - 1 wrapped"
+    assert prices["flat"] == Measured(2 + 1023 * 8, 2 + 1023 * 8, 2 + 1023 * 8, 5)
+    assert work.column("running_us") == (None, ONE, None, None, None, None)
+    assert server.rows[3].cells == (1024, 1024, 1365, 2047, 2047, 1)
+    assert len(join.rows) == 6
+    keys = dict(zip(claims.column("scheme"), claims.column("keys"), strict=True))
+    assert keys["Liu et al. 2013 (32)"] == 1023
+    assert keys["Wan et al. 2014 (47)"] == 19
+    assert keys["Kamto et al. (51)"] is None, "nothing is made up for what no text tells"
+    assert "as published" in claims.columns[2].title
+
+
+def test_batches_of_the_literature_stay_above_what_was_counted_on_trees() -> None:
+    assert formula.oft_batch(1024, 1) == 12
+    for leavers, counted_max in ((1, 18), (10, 68), (100, 286)):
+        assert formula.treekem_batch(1024, leavers) >= counted_max
