@@ -109,6 +109,7 @@ def test_when_certificates_are_not_checked_anybody_certifies(monkeypatch):
         monkeypatch.setattr(f"bcami.report.security.{place}.verify_block_certificate", lambda *_: None)
     assert verdict("F10.1") is Verdict.FALLS
     assert verdict("F10.2") is Verdict.FALLS
+    assert verdict("NODE-KEY.1") is Verdict.FALLS
 
 
 def test_without_the_guard_numbers_are_used_again(monkeypatch):
@@ -119,6 +120,7 @@ def test_without_the_guard_numbers_are_used_again(monkeypatch):
         return None if reason is Reason.REPLAY else reason
 
     monkeypatch.setattr(guard, "refusal", forgetful)
+    assert verdict("F8.2") is Verdict.FALLS
     assert verdict("F8.3") is Verdict.FALLS
 
 
@@ -148,7 +150,7 @@ def test_when_the_audit_checks_nothing_but_checksums(monkeypatch):
     assert verdict("LEDGER.1") is Verdict.FALLS
 
 
-@pytest.mark.parametrize("key", ["INSIDER.1"])
+@pytest.mark.parametrize("key", ["INSIDER.1", "INSIDER.2"])
 def test_without_the_mdms_signature_under_broadcasts(monkeypatch, key):
     monkeypatch.setattr("bcami.kms.hardened.verify", always)
     assert verdict(key) is Verdict.FALLS
@@ -178,6 +180,11 @@ def test_when_a_node_that_lost_its_votes_signs_again(monkeypatch):
 def test_with_quorums_of_two_f_members_fork_the_chain(monkeypatch):
     monkeypatch.setattr(Quorum, "strong", property(lambda self: self.f + 2))
     assert verdict("F10.3") is Verdict.FALLS
+
+
+def test_with_quorums_of_two_a_primary_that_says_two_things_forks_the_chain(monkeypatch):
+    monkeypatch.setattr(Quorum, "strong", property(lambda _: 2))
+    assert verdict("F9.1") is Verdict.FALLS
 
 
 @pytest.mark.parametrize("key", ["F3.2", "F5.2"])

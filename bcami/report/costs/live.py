@@ -168,10 +168,7 @@ def _gateway_table(costs: Sequence[GatewayCost], base: LiveRun) -> Table:
             Column("cpu_us", "CPU for a report, µs", "measured"),
             Column("ms", "Whole request, ms", "measured"),
         ),
-        tuple(
-            Row((item.reports, item.request_bytes, item.cpu_us, item.answer_ms), method)
-            for item in costs
-        ),
+        tuple(Row((item.reports, item.request_bytes, item.cpu_us, item.answer_ms), method) for item in costs),
         text=f"The courier of a fleet puts many reports into a request when many wait. All {base.nodes} nodes together "
         "took what the next table says; the phases behind the gateway are in the section on phases.",
     )
