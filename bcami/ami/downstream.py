@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -34,12 +34,15 @@ from bcami.errors import InputError
 from bcami.kms import Accepted, HardenedProfile, MeterKeys, Profile, Refused, Scope, Step, ToMdms, make_profile
 from bcami.kms.messages import UpPayload
 from bcami.kms.records import METER_KEYS, RECEIVED, accepted
+from bcami.kms.subscription import Subscription, subscriber
 from bcami.kms.wire import UP_MESSAGES_MAX, DownItem
 from bcami.model.api import TransactionProof
 from bcami.model.reasons import Reason
 
 TICK_S: Final = 1.0
 EVENTS_AT_ONCE: Final = 256
+RESUBSCRIBE_MS: Final = 2_000
+"""After so long, and then ever longer, a stream that leaves meters out is given up for one with them."""
 UP_WAITING_MAX: Final = 20_000
 """Messages that wait for the head-end; what comes on top is dropped, and repeated later by the meter."""
 
@@ -66,6 +69,7 @@ class Downstream:
         scope = Scope(roster.chain, roster.epoch, roster.genesis.mdms_hid)
         rules = make_profile(profile, scope)
         self._fleet = fleet
+        self._scope = scope
         self._roster = roster
         self._head_end = head_end
         self._take = take
@@ -194,18 +198,39 @@ class Downstream:
     # Down.
 
     async def _listen(self) -> None:
-        hids, place, attempt = list(self._keys), "", 0
+        place, attempt, asked = "", 0, 0
         backoff = Backoff(first_ms=100, cap_ms=5_000)
+        later = Backoff(first_ms=RESUBSCRIBE_MS, cap_ms=30 * RESUBSCRIBE_MS)
         while True:
+            until = _Until()
             try:
-                async for events in _grouped(self._head_end.listen(hids, place)):
-                    attempt = 0
-                    place = next((event.place for event in reversed(events) if event.place), place)
-                    async with self._turn:
-                        await self._hear(events)
+                async with contextlib.aclosing(
+                    _grouped(self._head_end.listen(self._subscription, place), until)
+                ) as groups:
+                    async for events in groups:
+                        attempt = 0
+                        place = next((event.place for event in reversed(events) if event.place), place)
+                        async with self._turn:
+                            await self._hear(events)
+                        if any(event.left_out for event in events):  # the MDMS learns of meters with the next blocks
+                            asked += 1
+                            delay_s = later.delay_ms(asked, b"left-out") / 1000
+                            until.time = asyncio.get_running_loop().time() + delay_s
             except HeadEndUnavailable:
                 attempt += 1
                 await asyncio.sleep(backoff.delay_ms(attempt, b"head-end") / 1000)
+
+    def _subscription(self, challenge: bytes) -> Subscription:
+        """Have every meter prove that the stream is for it."""
+        sessions = {hid: meter.session for hid, meter in self._meters.items()}
+        return Subscription(
+            challenge,
+            tuple(
+                subscriber(self._scope, hid, session.number, challenge, session.key)
+                for hid, session in sessions.items()
+                if session is not None
+            ),
+        )
 
     async def _hear(self, events: Sequence[StreamEvent]) -> None:
         now_ms = self._now_ms()
@@ -213,6 +238,8 @@ class Downstream:
         for event in events:
             if event.proof is not None:
                 steps += self._epoch_opened(event.proof, now_ms)
+            elif event.left_out:
+                self.refused_above.update(reason for _, reason in event.left_out)
             elif event.item is not None:
                 steps += [keys.receive(event.item.message, now_ms) for keys in self._hearers(event.item)]
             else:
@@ -277,7 +304,13 @@ def _session_of(meter: Meter) -> int:
     return 0 if meter.session is None else meter.session.number
 
 
-async def _grouped(events: AsyncIterator[StreamEvent]) -> AsyncIterator[list[StreamEvent]]:
+class _Until:
+    """When a stream is given up to ask for a larger one, by the loop's clock; None: never."""
+
+    time: float | None = None
+
+
+async def _grouped(events: AsyncIterator[StreamEvent], until: _Until) -> AsyncGenerator[list[StreamEvent], None]:
     """Yield events as they come, several at a time when they come fast, so that one write serves them all."""
     queue: asyncio.Queue[StreamEvent | Exception] = asyncio.Queue(EVENTS_AT_ONCE)
 
@@ -292,7 +325,11 @@ async def _grouped(events: AsyncIterator[StreamEvent]) -> AsyncIterator[list[Str
     try:
         while True:
             group: list[StreamEvent] = []
-            first: StreamEvent | Exception = await queue.get()
+            try:
+                async with asyncio.timeout_at(until.time):
+                    first: StreamEvent | Exception = await queue.get()
+            except TimeoutError:
+                return
             while isinstance(first, StreamEvent):
                 group.append(first)
                 if queue.empty() or len(group) >= EVENTS_AT_ONCE:

@@ -41,7 +41,8 @@ def status(home: Home = HOME_DEFAULT, json: Json = False) -> None:
     told = mdms_get(home_paths(home), "/v1/kms/status")
     for name, value in told.items():
         if name != "deliveries":
-            SCREEN.line(f"{name:<18}{value:,}" if isinstance(value, int) else f"{name:<18}{value}")
+            is_number = isinstance(value, int) and not isinstance(value, bool)
+            SCREEN.line(f"{name:<18}{value:,}" if is_number else f"{name:<18}{value}")
     _show_deliveries(told["deliveries"])
     SCREEN.result("bcami/kms_status/1", told)
 
@@ -90,16 +91,81 @@ def send(
 
 
 @kms.command()
-def rotate(home: Home = HOME_DEFAULT, json: Json = False) -> None:
-    """Open a new epoch on the chain: every key is drawn anew.
+def rotate(
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once.")] = False,
+    timeout: Annotated[int, typer.Option(min=1, max=3600, metavar="SECONDS", help="Wait so long at most.")] = 60,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Open a new epoch on the chain, every key drawn anew, and wait until the meters that are there have theirs.
 
     Example: bcami kms rotate
     """
     from bcami.cli.ask import mdms_post
+    from bcami.errors import ExpectationError
 
-    told = mdms_post(home_paths(home), "/v1/kms/rotate", {})
-    SCREEN.line(f"epoch {told['after_epoch']} will be followed by another within seconds: bcami kms status")
-    SCREEN.result("bcami/kms_rotate/1", told)
+    paths = home_paths(home)
+    after = mdms_post(paths, "/v1/kms/rotate", {})["after_epoch"]
+    if no_wait:
+        SCREEN.line(f"epoch {after} will be followed by another within seconds: bcami kms status")
+        SCREEN.result("bcami/kms_rotate/1", {"after_epoch": after})
+        return
+    told = _wait_for_keys(paths, after, timeout)
+    there, confirmed = told["there"], told["there_confirmed"]
+    SCREEN.line(f"epoch {told['epoch']}: {confirmed} of {there} meters that are there have its keys")
+    if told["meters"] > there:
+        SCREEN.line(f"{told['meters'] - there} meters are away: they get keys when they come")
+    for hid in told["missing"]:
+        SCREEN.line(f"no keys yet: {hid}")
+    SCREEN.result("bcami/kms_rotate/1", {"after_epoch": after, **told})
+    if told["epoch"] <= after or confirmed < there:
+        what = "no new epoch" if told["epoch"] <= after else f"{there - confirmed} meters that are there have no keys"
+        raise ExpectationError(f"{what} after {timeout} s", do="bcami kms status; bcami logs mdms")
+
+
+def _wait_for_keys(paths: "HomePaths", after: int, timeout: int) -> dict[str, Any]:
+    """Wait until the meters that are there have keys of a higher epoch, or the time is over; return how it stands."""
+    from bcami.cli.ask import mdms_get
+
+    until = time.monotonic() + timeout
+    with SCREEN.progress("rotate") as progress:
+        while True:
+            told = mdms_get(paths, "/v1/kms/keys")
+            is_new = told["epoch"] > after
+            if (is_new and told["there_confirmed"] == told["there"]) or time.monotonic() >= until:
+                return told
+            said = f"{told['there_confirmed']} of {told['there']} meters have keys" if is_new else "opening the epoch"
+            progress(said)
+            time.sleep(_POLL_S)
+
+
+@kms.command()
+def inbox(
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Show so many.")] = 20,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Show the newest notifications and meter data that meters sent under their keys.
+
+    Example: bcami kms inbox
+    """
+    from bcami.cli.ask import mdms_get
+
+    told = mdms_get(home_paths(home), f"/v1/kms/inbox?limit={limit}", as_operator=True)
+    SCREEN.table(
+        ("received", "meter", "what", "detail", "in time"),
+        [
+            (
+                _time(row["received_ms"]),
+                row["hid"][:16] + "…",
+                row["title"],
+                row["kind"] or f"{len(row['report']) // 2} bytes",
+                row["in_time"],
+            )
+            for row in told["received"]
+        ],
+    )
+    SCREEN.result("bcami/kms_inbox/1", told)
 
 
 @kms.command()

@@ -1,7 +1,8 @@
-"""Talks to the MDMS's head-end over HTTP: messages up, an event stream down (bcami.kms.wire)."""
+"""Talks to the MDMS's head-end over HTTP: messages up, an event stream down (bcami.kms.wire, subscription)."""
 
+import asyncio
 from base64 import b64decode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -9,7 +10,17 @@ import msgspec
 
 from bcami.codec import encode
 from bcami.errors import MalformedError
-from bcami.kms.wire import DOWN_ITEM, EPOCH_EVENT, EVENT_TEXT_MAX, GAP_EVENT, MESSAGE_EVENT, DownItem
+from bcami.kms.subscription import CHALLENGE_BYTES, Subscription
+from bcami.kms.wire import (
+    DOWN_ITEM,
+    EPOCH_EVENT,
+    EVENT_TEXT_MAX,
+    GAP_EVENT,
+    LEFT_OUT,
+    LEFT_OUT_EVENT,
+    MESSAGE_EVENT,
+    DownItem,
+)
 from bcami.model.api import PROOF_CODEC, TransactionProof
 from bcami.model.reasons import Reason
 
@@ -21,17 +32,23 @@ _FIELD_CHARACTERS_MAX: Final = 256
 _FIELDS: Final = frozenset({"event", "data", "id"})
 
 
+Subscribe = Callable[[bytes], Subscription]
+"""Has meters sign a challenge; called in a thread."""
+
+
 class HeadEndUnavailable(Exception):
     """The head-end gave no usable answer; trying again later is the remedy."""
 
 
 class StreamEvent(NamedTuple):
-    """One event: a proof, a message, or (neither) a gap."""
+    """One event: a proof, a message, meters that are left out, or (none of these) a gap."""
 
     proof: TransactionProof | None = None
     item: DownItem | None = None
     place: str = ""
     """Where to go on after a message."""
+    left_out: tuple[tuple[bytes, Reason], ...] = ()
+    """Meters that the stream is not for, and why."""
 
 
 class HeadEndClient:
@@ -65,8 +82,25 @@ class HeadEndClient:
         except msgspec.MsgspecError:
             raise HeadEndUnavailable(f"{self.url}: an answer of another form") from None
 
-    async def listen(self, hids: Sequence[bytes], after: str = "") -> AsyncIterator[StreamEvent]:
-        """Yield what comes for these meters, going on after a place. Raises HeadEndUnavailable when it ends."""
+    async def _challenge(self) -> bytes:
+        try:
+            answer = await self._http.post("/v1/kms/challenge")
+        except httpx.HTTPError as error:
+            raise HeadEndUnavailable(f"{self.url}: {type(error).__name__}") from None
+        if answer.status_code != httpx.codes.OK:
+            raise HeadEndUnavailable(f"{self.url}: HTTP {answer.status_code}")
+        try:
+            challenge = bytes.fromhex(msgspec.json.decode(answer.content, type=dict[str, Any])["challenge"])
+        except (ValueError, KeyError, TypeError, msgspec.MsgspecError):
+            challenge = b""
+        if len(challenge) != CHALLENGE_BYTES:
+            raise HeadEndUnavailable(f"{self.url}: no challenge")
+        return challenge
+
+    async def listen(self, subscribe: Subscribe, after: str = "") -> AsyncIterator[StreamEvent]:
+        """Yield what comes for the meters that sign, going on after a place. Raises HeadEndUnavailable when it ends."""
+        challenge = await self._challenge()
+        body = encode(await asyncio.to_thread(subscribe, challenge))
         headers = {"accept": "text/event-stream"}
         if after:
             headers["last-event-id"] = after
@@ -74,7 +108,7 @@ class HeadEndClient:
             async with self._http.stream(
                 "POST",
                 "/v1/kms/stream",
-                content=encode(tuple(hids)),
+                content=body,
                 headers=headers,
                 timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S, read=_QUIET_S),
             ) as response:
@@ -92,6 +126,8 @@ class HeadEndClient:
             return StreamEvent()
         try:
             data = b64decode(fields.get("data", ""), validate=True)
+            if kind == LEFT_OUT_EVENT:
+                return StreamEvent(left_out=LEFT_OUT.decode(data))
             if kind == EPOCH_EVENT:
                 return StreamEvent(proof=PROOF_CODEC.decode(data))
             if kind == MESSAGE_EVENT:

@@ -1,7 +1,8 @@
 """What goes over HTTP between the MDMS's head-end and whoever carries its meters' messages.
 
     up     a request whose body is `UpBatch`: encoded `UpMessage`s of any meters
-    down   an event stream: first the proof of the open epoch, then one `DownItem` for each message
+    down   an event stream for meters that proved themselves (bcami.kms.subscription): who was left out, the proof of
+           the open epoch, then one `DownItem` for each message
 
 Nothing here is secret or trusted: the messages inside protect themselves.
 """
@@ -12,14 +13,16 @@ import msgspec
 
 from bcami.codec import Codec
 from bcami.kms.messages import DOWN_CODEC, UP_CODEC
+from bcami.kms.subscription import SUBSCRIBED_MAX
 from bcami.model.ids import U32, Hash
+from bcami.model.reasons import Reason
 from bcami.units import KIB, MIB
 
-SUBSCRIBED_MAX: Final = 20_000
-"""Meters behind one stream."""
 UP_MESSAGES_MAX: Final = 1_000
 UP_BYTES_MAX: Final = 4 * MIB
 
+LEFT_OUT_EVENT: Final = "left_out"
+"""Data: `LeftOut`; the first event, when the stream is not for all meters that it was asked for."""
 EPOCH_EVENT: Final = "epoch"
 """Data: the `TransactionProof` of open_kms."""
 MESSAGE_EVENT: Final = "message"
@@ -27,8 +30,7 @@ MESSAGE_EVENT: Final = "message"
 GAP_EVENT: Final = "gap"
 """The stream cannot go on where it ended: each meter checks in and is brought up to date."""
 
-Subscription = Annotated[tuple[Hash, ...], msgspec.Meta(min_length=1, max_length=SUBSCRIBED_MAX)]
-"""HIDs of the meters that a stream is for."""
+LeftOut = Annotated[tuple[tuple[Hash, Reason], ...], msgspec.Meta(max_length=SUBSCRIBED_MAX)]
 UpBatch = Annotated[
     tuple[Annotated[bytes, msgspec.Meta(max_length=UP_CODEC.bytes_max)], ...],
     msgspec.Meta(max_length=UP_MESSAGES_MAX),
@@ -44,7 +46,7 @@ class DownItem(msgspec.Struct, frozen=True, array_like=True):
     message: Annotated[bytes, msgspec.Meta(max_length=DOWN_CODEC.bytes_max)]
 
 
-SUBSCRIPTION: Final[Codec[tuple[bytes, ...]]] = Codec(Subscription, 40 * SUBSCRIBED_MAX)
+LEFT_OUT: Final[Codec[tuple[tuple[bytes, Reason], ...]]] = Codec(LeftOut, 128 * SUBSCRIBED_MAX)
 UP_BATCH: Final[Codec[tuple[bytes, ...]]] = Codec(UpBatch, UP_BYTES_MAX)
 DOWN_ITEM: Final[Codec[DownItem]] = Codec(DownItem, DOWN_CODEC.bytes_max + KIB)
 EVENT_TEXT_MAX: Final = 2 * DOWN_ITEM.bytes_max

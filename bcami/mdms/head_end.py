@@ -7,7 +7,7 @@ unicast what waits for it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Collection, Container, Iterable
 from typing import Final, NamedTuple
 
 from bcami.kms.wire import DownItem
@@ -43,6 +43,16 @@ class Message(NamedTuple):
 Heard = Epoch | Gap | Message
 
 
+class Listener:
+    """A stream's place: the meters that it is for."""
+
+    __slots__ = ("admitted", "hids")
+
+    def __init__(self, hids: Iterable[bytes]) -> None:
+        self.hids = set(hids)
+        self.admitted = len(self.hids)
+
+
 class HeadEnd:
     """The ring, and the proof of the open epoch. Used within one event loop."""
 
@@ -56,7 +66,7 @@ class HeadEnd:
         self._bytes = 0
         self._epoch: bytes | None = None
         self._changed = asyncio.Event()
-        self.listeners = 0
+        self._listeners: set[Listener] = set()
         self._subscribed = 0
         self.is_stopping = False
 
@@ -82,17 +92,33 @@ class HeadEnd:
         self.is_stopping = True
         self._wake()
 
-    def admit(self, meters: int) -> bool:
-        """Take a stream for so many meters up, unless there are too many; its end is told by `leave`."""
-        if self.listeners >= LISTENERS_MAX or self._subscribed + meters > SUBSCRIBED_MAX:
-            return False
-        self.listeners += 1
-        self._subscribed += meters
-        return True
+    @property
+    def listeners(self) -> int:
+        """How many streams are open."""
+        return len(self._listeners)
 
-    def leave(self, meters: int) -> None:
-        self.listeners -= 1
-        self._subscribed -= meters
+    @property
+    def there(self) -> set[bytes]:
+        """HIDs of the meters that somebody carries now."""
+        return set().union(*(listener.hids for listener in self._listeners))
+
+    def admit(self, hids: Collection[bytes]) -> Listener | None:
+        """Take a stream for these meters up, unless there are too many; its end is told by `leave`."""
+        if self.listeners >= LISTENERS_MAX or self._subscribed + len(hids) > SUBSCRIBED_MAX:
+            return None
+        listener = Listener(hids)
+        self._listeners.add(listener)
+        self._subscribed += listener.admitted
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+        self._subscribed -= listener.admitted
+
+    def shut_out(self, hid: bytes) -> None:
+        """Send a meter nothing more on any stream: it was revoked."""
+        for listener in self._listeners:
+            listener.hids.discard(hid)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -42,8 +42,8 @@ class KmsMetrics:
                 case Refused():
                     self.refused(event.reason)
 
-    def refused(self, reason: Reason) -> None:
-        self._refused.labels(reason.value).inc()
+    def refused(self, reason: Reason, count: int = 1) -> None:
+        self._refused.labels(reason.value).inc(count)
 
     def stand(self, counts: ServerCounts) -> None:
         self._epoch.set(counts.epoch)

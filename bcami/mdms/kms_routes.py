@@ -1,23 +1,28 @@
 """HTTP endpoints of the symmetric keys: for whoever carries meters' messages, and for operators.
 
-What meters send and get protects itself (bcami.kms), so these endpoints ask for nothing; they are bounded instead.
+What meters send protects itself (bcami.kms), so `messages` asks for nothing; a stream is given to who proves to be the
+meter that it is for (bcami.kms.subscription). Both are bounded.
 """
 
 import asyncio
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, HTTPException, Request
+from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from bcami.codec import encode
 from bcami.errors import MalformedError
-from bcami.kms.wire import EPOCH_EVENT, GAP_EVENT, MESSAGE_EVENT, SUBSCRIPTION, UP_BATCH
-from bcami.mdms.access import Reader, service_of
+from bcami.kms.server import INBOX_MAX
+from bcami.kms.subscription import SUBSCRIPTION
+from bcami.kms.wire import EPOCH_EVENT, GAP_EVENT, LEFT_OUT_EVENT, MESSAGE_EVENT, UP_BATCH
+from bcami.mdms.access import Operator, Reader, service_of
 from bcami.mdms.head_end import Epoch, Gap, HeadEnd, Heard, Message
-from bcami.mdms.kms_service import KmsService
+from bcami.mdms.kms_admission import CHALLENGE_S, Admitted
+from bcami.mdms.kms_service import KmsService, received_form
 from bcami.model.reasons import Reason, explain
 
 REQUESTS_MAX: Final = 32
@@ -38,16 +43,9 @@ def kms_of(request: Request) -> KmsService:
 async def messages(request: Request) -> dict[str, Any]:
     """Take messages of meters: the body is msgpack `bcami.kms.wire.UpBatch`. Answers what was refused, by reason."""
     kms = kms_of(request)
-    if kms.requests >= REQUESTS_MAX:
-        raise _refusal(kms, 503, Reason.QUEUE_FULL, f"{REQUESTS_MAX} requests are in hand")
-    kms.requests += 1
-    try:
+    with _in_hand(kms):
         batch = UP_BATCH.decode(await _body(request, UP_BATCH.bytes_max, kms))
         refused = await kms.receive(batch, "" if request.client is None else request.client.host)
-    except MalformedError as error:
-        raise _refusal(kms, 400, Reason.MALFORMED, error.what) from None
-    finally:
-        kms.requests -= 1
     return {"taken": len(batch), "refused": dict(refused)}
 
 
@@ -55,31 +53,32 @@ async def messages(request: Request) -> dict[str, Any]:
 async def stream(
     request: Request, last_event_id: Annotated[str | None, Header(max_length=64)] = None
 ) -> StreamingResponse:
-    """Stream what is for some meters (server-sent events): the body is msgpack `bcami.kms.wire.Subscription`.
+    """Stream what is for some meters (server-sent events): the body is msgpack `bcami.kms.subscription.Subscription`.
 
     With Last-Event-ID a stream goes on where it ended; an event `gap` says when it cannot.
     """
     kms = kms_of(request)
-    body = await _body(request, SUBSCRIPTION.bytes_max, kms)
-    try:
-        hids = frozenset(SUBSCRIPTION.decode(body))
-    except MalformedError as error:
-        raise _refusal(kms, 400, Reason.MALFORMED, error.what) from None
-    if not kms.head_end.admit(len(hids)):
-        raise _refusal(kms, 503, Reason.QUEUE_FULL, "too many streams are open")
+    with _in_hand(kms):
+        wanted = SUBSCRIPTION.decode(await _body(request, SUBSCRIPTION.bytes_max, kms))
+        admitted = await kms.admission.admit(wanted)
+    if isinstance(admitted, Reason):
+        raise HTTPException(503 if admitted is Reason.QUEUE_FULL else 403, f"{admitted}: {explain(admitted)}")
     return StreamingResponse(
-        _events(kms.head_end, hids, last_event_id),
+        _events(kms.head_end, admitted, last_event_id),
         media_type="text/event-stream",
         headers={"cache-control": "no-store"},
     )
 
 
-async def _events(head_end: HeadEnd, hids: frozenset[bytes], after: str | None) -> AsyncIterator[bytes]:
+async def _events(head_end: HeadEnd, admitted: Admitted, after: str | None) -> AsyncIterator[bytes]:
     try:
-        async for heard in head_end.listen(hids, after):
+        if admitted.left_out:
+            data = b64encode(encode(admitted.left_out)).decode()
+            yield format_sse_event(data_str=data, event=LEFT_OUT_EVENT)
+        async for heard in head_end.listen(admitted.listener.hids, after):
             yield _event(heard)
     finally:
-        head_end.leave(len(hids))
+        head_end.leave(admitted.listener)
 
 
 def _event(heard: Heard | None) -> bytes:
@@ -94,11 +93,46 @@ def _event(heard: Heard | None) -> bytes:
             return format_sse_event(data_str=b64encode(encode(item)).decode(), event=MESSAGE_EVENT, id=name)
 
 
+@router.post("/challenge")
+async def challenge(request: Request) -> dict[str, Any]:
+    """Return what meters sign to get a stream; good for one subscription."""
+    return {"challenge": kms_of(request).admission.challenge().hex(), "valid_s": CHALLENGE_S}
+
+
+@router.get("/keys")
+async def keys(request: Request, _: Reader) -> dict[str, Any]:
+    """Return who has keys of the open epoch: of all meters, and of those that somebody carries now."""
+    return await kms_of(request).keys()
+
+
+@router.get("/inbox")
+async def inbox(
+    request: Request, _: Operator, limit: Annotated[int, Query(ge=1, le=INBOX_MAX)] = 100
+) -> dict[str, Any]:
+    """Return the newest notifications and meter data that meters sent, oldest first."""
+    kms = kms_of(request)
+    return {"received": [received_form(item) for item in (await kms.look(lambda: kms.server.inbox))[-limit:]]}
+
+
 @router.get("/status")
 async def status(request: Request, _: Reader) -> dict[str, Any]:
     """Return how the symmetric keys stand, and what became of the newest deliveries."""
     kms = kms_of(request)
     return await kms.status()
+
+
+@contextmanager
+def _in_hand(kms: KmsService) -> Iterator[None]:
+    """Bound how many requests with bodies there are; what does not decode is refused."""
+    if kms.requests >= REQUESTS_MAX:
+        raise _refusal(kms, 503, Reason.QUEUE_FULL, f"{REQUESTS_MAX} requests are in hand")
+    kms.requests += 1
+    try:
+        yield
+    except MalformedError as error:
+        raise _refusal(kms, 400, Reason.MALFORMED, error.what) from None
+    finally:
+        kms.requests -= 1
 
 
 async def _body(request: Request, bytes_max: int, kms: KmsService) -> bytes:

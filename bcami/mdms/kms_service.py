@@ -20,12 +20,13 @@ from typing import Any, Final, TypeVar
 from bcami.codec import encode
 from bcami.crypto.keys import SecretKey
 from bcami.errors import MalformedError
-from bcami.kms import KeyServer, Refused, Step, ToGroup, ToMdms, ToMeter
+from bcami.kms import KeyServer, Refused, Scope, Step, ToGroup, ToMdms, ToMeter
 from bcami.kms.deliveries import Summary
-from bcami.kms.messages import TABLE_1, UP_CODEC, BootstrapRequest, DeliveryId
-from bcami.kms.records import DELIVERIES, DELIVERY
+from bcami.kms.messages import TABLE_1, UP_CODEC, BootstrapRequest, DeliveryId, MeterData, Notification
+from bcami.kms.records import DELIVERIES, DELIVERY, Received
 from bcami.kms.wire import DownItem
 from bcami.mdms.head_end import HeadEnd
+from bcami.mdms.kms_admission import Admission
 from bcami.mdms.kms_anchors import AnchorPace, AuditAnchors
 from bcami.mdms.kms_chain import KmsChain
 from bcami.mdms.kms_metrics import KmsMetrics
@@ -38,6 +39,7 @@ from bcami.token_buckets import TokenBuckets
 T = TypeVar("T")
 
 DELIVERIES_SHOWN: Final = 20
+MISSING_SHOWN: Final = 100
 BOOTSTRAPS_PER_SECOND: Final = 200.0
 BOOTSTRAPS_BURST: Final = 20_000.0
 """Of one address: a concentrator's meters all ask when an epoch opens."""
@@ -64,6 +66,7 @@ class KmsService:
         meters: MdmsStore,
         head_end: HeadEnd,
         chain: KmsChain,
+        scope: Scope,
         surroundings: Surroundings,
         metrics: KmsMetrics,
         log: Any,
@@ -83,6 +86,7 @@ class KmsService:
         self._policy = policy
         self._pace = pace or KmsPace()
         self.audit = AuditAnchors(server, store, chain, self.look, log, self._pace.anchor)
+        self.admission = Admission(scope, server, head_end, metrics, surroundings.randomness)
         self._turn = asyncio.Lock()
         self._failure: Exception | None = None
         self._signer: SecretKey | None = None
@@ -211,6 +215,25 @@ class KmsService:
         summaries = await self.look(lambda: self.server.summaries(self.now_ms()))
         return next((delivery_form(item) for item in summaries if item.id == identity), None)
 
+    async def keys(self) -> dict[str, Any]:
+        """Return who has keys of the open epoch, and who of those that are there has none."""
+
+        def ask() -> dict[str, Any]:
+            counts, roll = self.server.counts, self.server.roll
+            found = [record for record in map(roll.get, there) if record is not None and not record.removed]
+            missing = [record.hid.hex() for record in found if record.channel is None]
+            return {
+                "epoch": counts.epoch if self._signer is not None else 0,
+                "meters": counts.meters,
+                "confirmed": counts.confirmed,
+                "there": len(found),
+                "there_confirmed": len(found) - len(missing),
+                "missing": sorted(missing)[:MISSING_SHOWN],
+            }
+
+        there = self.head_end.there
+        return await self.look(ask)
+
     def _status(self) -> dict[str, Any]:
         counts = self.server.counts
         newest = self.server.summaries(self.now_ms())[-DELIVERIES_SHOWN:]
@@ -245,6 +268,7 @@ class KmsService:
             record = self.server.roll.get(hid)
             if record is not None and not record.removed:
                 await self.do(lambda hid=hid: self.server.remove(hid, self.now_ms(), self.entropy()))  # type: ignore[misc]
+                self.head_end.shut_out(hid)
         self._followed = height
 
     async def _open_epoch(self) -> None:
@@ -277,6 +301,23 @@ def _asks_for_keys(data: bytes) -> bool:
         return isinstance(UP_CODEC.decode(data), BootstrapRequest)
     except MalformedError:
         return False  # the step machine refuses and counts it
+
+
+def received_form(item: Received) -> dict[str, Any]:
+    """Return what a meter sent as operators see it."""
+    payload = item.payload
+    return {
+        "hid": item.hid.hex(),
+        "id": item.id.hex(),
+        "message": payload.__struct_config__.tag,
+        "title": TABLE_1[type(payload)].title,
+        "kind": payload.kind if isinstance(payload, Notification) else None,
+        "at_s": payload.at_s if isinstance(payload, Notification) else None,
+        "report": payload.report.hex() if isinstance(payload, MeterData) else None,
+        "sent_ms": item.sent_ms,
+        "received_ms": item.received_ms,
+        "in_time": item.in_time,
+    }
 
 
 def delivery_form(item: Summary) -> dict[str, Any]:

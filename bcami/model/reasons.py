@@ -56,6 +56,7 @@ class Reason(StrEnum):
     WRONG_KMS_EPOCH = "wrong_kms_epoch"
     EPOCH_NOT_ABOVE = "epoch_not_above"
     UNASKED = "unasked"
+    STALE_CHALLENGE = "stale_challenge"
     OUT_OF_STEP = "out_of_step"
     EXPIRED = "expired"
     UNKNOWN_GROUP = "unknown_group"
@@ -176,6 +177,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.WRONG_KMS_EPOCH: "it is of another epoch of the MDMS's symmetric keys: bootstrap again",
         Reason.EPOCH_NOT_ABOVE: "an epoch of the MDMS's symmetric keys never falls",
         Reason.UNASKED: "it answers no request of this meter",
+        Reason.STALE_CHALLENGE: "the challenge was used already, is too old, or was never given",
         Reason.OUT_OF_STEP: "it is under another version of the key: a rekeying was missed, catch up",
         Reason.EXPIRED: "the time in which it was to be obeyed is over",
         Reason.UNKNOWN_GROUP: "no demand-response project has this number",

@@ -55,6 +55,7 @@ def make_service(
         meters,
         HeadEnd(os.urandom(8).hex()),
         KmsChain(nodes, settle, roster, enrolment, surroundings),
+        scope,
         surroundings,
         KmsMetrics(metrics.registry),
         log,

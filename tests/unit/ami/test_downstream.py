@@ -7,16 +7,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bcami.ami import downstream as downstream_module
 from bcami.ami.downstream import Downstream
 from bcami.ami.fleet import Fleet
 from bcami.ami.outbox import APPLICATION, KMS, KMS_INBOX, Outbox, Write
-from bcami.client.head_end import HeadEndUnavailable, StreamEvent
+from bcami.client.head_end import HeadEndUnavailable, StreamEvent, Subscribe
 from bcami.codec import encode
 from bcami.crypto.keys import SecretKey
 from bcami.kms import Accepted, HardenedProfile, Identity, KeyServer, Scope, Step, ToGroup, ToMeter
 from bcami.kms.messages import EventKind as Kind
 from bcami.kms.messages import Notification, Pricing
 from bcami.kms.records import RECEIVED, Received
+from bcami.kms.subscription import check_subscriber
 from bcami.kms.wire import DownItem
 from bcami.model.api import TransactionProof
 from bcami.model.genesis import operator_id
@@ -31,6 +33,7 @@ from tests.unit.kms.network import Entropy
 
 __all__ = ["quick"]
 PRICE = Pricing(0, 1800, (2_500_000,))
+CHALLENGE = bytes(31) + b"\x01"
 
 
 class Mdms:
@@ -41,6 +44,9 @@ class Mdms:
         self.entropy = Entropy("mdms")
         scope = Scope(cluster.roster.chain, 0, cluster.genesis.mdms_hid)
         self.server = KeyServer(scope, HardenedProfile(scope))
+        self.scope = scope
+        self.left_out: tuple[tuple[bytes, Reason], ...] = ()
+        """Who the first stream is not for."""
         self.proofs: list[TransactionProof] = []
         self.sent: list[DownItem] = []
         self.cut = 0
@@ -78,8 +84,14 @@ class Mdms:
             self.do(self.server.receive(data, START_MS, self.entropy()))
         return {}
 
-    async def listen(self, hids: Sequence[bytes], after: str = "") -> AsyncIterator[StreamEvent]:
+    async def listen(self, subscribe: Subscribe, after: str = "") -> AsyncIterator[StreamEvent]:
         self.streams.append(after)
+        shown = subscribe(CHALLENGE)
+        for meter in shown.meters:
+            assert check_subscriber(self.scope, CHALLENGE, meter, self.server.roll.get(meter.hid)) is None
+        if self.left_out:
+            yield StreamEvent(left_out=self.left_out)
+            self.left_out = ()
         told = 0
         place = int(after) if after else len(self.sent)
         until = place + self.cut if self.cut else 2**62
@@ -184,6 +196,21 @@ def test_a_stream_that_is_cut_is_resumed_where_it_ended(street: Street) -> None:
     first, *resumed = street.mdms.streams
     assert first == ""
     assert [int(place) for place in resumed] == sorted(int(place) for place in resumed)
+
+
+def test_a_stream_that_leaves_meters_out_is_asked_for_again(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        street.mdms.open_epoch()
+        async with await street.fleet() as fleet:
+            street.mdms.left_out = ((fleet.in_session()[0].party.hid, Reason.UNKNOWN_HID),)
+            async with street.downstream(fleet) as downstream:
+                await downstream.until(lambda: downstream.confirmed == len(METERS))
+                while len(street.mdms.streams) < 2:
+                    await street.broadcast(downstream)
+                assert downstream.refused_above[Reason.UNKNOWN_HID] == 1
+
+    monkeypatch.setattr(downstream_module, "RESUBSCRIBE_MS", 10)
+    run(work())
 
 
 def test_an_epoch_without_its_receipt_is_not_believed(street: Street) -> None:

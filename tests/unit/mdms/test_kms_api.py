@@ -7,12 +7,13 @@ import httpx
 import pytest
 
 from bcami.codec import encode
-from bcami.kms.wire import SUBSCRIBED_MAX, UP_BYTES_MAX
+from bcami.kms.subscription import SUBSCRIBED_MAX, Subscriber, Subscription
+from bcami.kms.wire import UP_BYTES_MAX
 from bcami.mdms import head_end, kms_routes
 from bcami.mdms.kms_service import KmsService
 from bcami.mdms.server import create_app
 from bcami.model.reasons import Reason
-from tests.unit.mdms.test_kms_service import Desk, desk, keys
+from tests.unit.mdms.test_kms_service import Desk, desk, keys, wanted
 
 __all__ = ["desk"]
 TOKEN = {"authorization": "Bearer right"}
@@ -57,14 +58,18 @@ def test_bodies_of_another_form_are_refused_and_counted(
 
 def test_more_than_can_be_held_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
         async with client_of(desk, service) as client:
             monkeypatch.setattr(kms_routes, "REQUESTS_MAX", 0)
             assert (await client.post("/v1/kms/messages", content=encode(()))).status_code == 503
-            monkeypatch.setattr(head_end, "SUBSCRIBED_MAX", 1)
-            two = encode((bytes(32), b"\x01" * 32))
-            assert (await client.post("/v1/kms/stream", content=two)).status_code == 503
-            assert desk.count(Reason.QUEUE_FULL) == 2
-            many = encode((bytes(32),) * (SUBSCRIBED_MAX + 1))
+            monkeypatch.setattr(head_end, "SUBSCRIBED_MAX", 0)
+            shown = encode(wanted(desk, service.admission.challenge()))
+            assert (await client.post("/v1/kms/stream", content=shown)).status_code == 503
+            monkeypatch.setattr(kms_routes, "REQUESTS_MAX", 1)
+            assert (await client.post("/v1/kms/stream", content=shown)).status_code == 503
+            assert desk.count(Reason.QUEUE_FULL) == 3
+            one = Subscriber(bytes(32), 1, bytes(64))
+            many = encode(Subscription(bytes(32), (one,) * (SUBSCRIBED_MAX + 1)))
             assert (await client.post("/v1/kms/stream", content=many)).status_code == 400
 
     desk.run(work)

@@ -19,7 +19,10 @@ from bcami.kms import Accepted, HardenedProfile, Identity, KeyServer, MeterKeys,
 from bcami.kms.audit import gaps
 from bcami.kms.messages import Pricing
 from bcami.kms.records import AUDIT
+from bcami.kms.subscription import Subscription, subscriber
+from bcami.mdms import kms_admission
 from bcami.mdms.head_end import Epoch, HeadEnd, Message
+from bcami.mdms.kms_admission import Admitted
 from bcami.mdms.kms_anchors import AnchorPace, AuditAnchors
 from bcami.mdms.kms_chain import KmsChain
 from bcami.mdms.kms_metrics import KmsMetrics
@@ -91,6 +94,7 @@ class Desk:
                 self.roll,  # type: ignore[arg-type]
                 HeadEnd("run"),
                 KmsChain(nodes, courier.settle, self.cluster.roster, self.cluster.mdms_enrolment, surroundings),
+                self.scope,
                 surroundings,
                 KmsMetrics(metrics.registry),
                 structlog.get_logger(),
@@ -196,6 +200,85 @@ def test_a_meter_that_the_chain_revokes_is_removed(desk: Desk) -> None:
         await desk.do(desk.meter.check_in(desk.now_ms))
         assert desk.refused == [Reason.REVOKED_HID]
         assert desk.count(Reason.REVOKED_HID) == 1
+
+    desk.run(work)
+
+
+def wanted(
+    desk: Desk, challenge: bytes, *, session: int = 1, key: SecretKey | None = None, hid: bytes | None = None
+) -> Subscription:
+    """Return what the meter shows for a stream, or somebody else in its name."""
+    shown = subscriber(desk.scope, hid or desk.host.hid, session, challenge, key or desk.host.key)
+    return Subscription(challenge, (shown,))
+
+
+def test_a_stream_is_for_the_meter_that_proves_itself_once(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        admission, head_end = service.admission, service.head_end
+        good = wanted(desk, admission.challenge())
+        admitted = await admission.admit(good)
+        assert isinstance(admitted, Admitted)
+        assert (admitted.left_out, head_end.there) == ((), {desk.host.hid})
+        assert (await service.keys())["there_confirmed"] == 1
+        assert await admission.admit(good) is Reason.STALE_CHALLENGE, "a recorded subscription is worth nothing"
+        assert await admission.admit(wanted(desk, bytes(32))) is Reason.STALE_CHALLENGE
+        head_end.leave(admitted.listener)
+        assert (head_end.listeners, head_end.there) == (0, set())
+
+    desk.run(work)
+
+
+def test_a_stranger_gets_no_stream_of_a_meter_and_is_counted(desk: Desk) -> None:
+    stranger = SecretKey.generate(bytes(31) + b"\x07")
+
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        admission = service.admission
+        for change, reason in (
+            ({"key": stranger}, Reason.BAD_SIGNATURE),
+            ({"hid": bytes(32)}, Reason.UNKNOWN_HID),
+            ({"session": 2}, Reason.UNKNOWN_SESSION),
+            ({"session": 0}, Reason.SESSION_CLOSED),
+        ):
+            assert await admission.admit(wanted(desk, admission.challenge(), **change)) is reason  # type: ignore[arg-type]
+            assert desk.count(reason) == 1
+        other = admission.challenge()
+        own = wanted(desk, admission.challenge())
+        moved = Subscription(other, own.meters)
+        assert await admission.admit(moved) is Reason.BAD_SIGNATURE, "a signature is for one challenge"
+        challenge = admission.challenge()
+        both = (*wanted(desk, challenge).meters, *wanted(desk, challenge, hid=bytes(32)).meters)
+        admitted = await admission.admit(Subscription(challenge, both))
+        assert isinstance(admitted, Admitted)
+        assert admitted.left_out == ((bytes(32), Reason.UNKNOWN_HID),)
+        assert service.head_end.listeners == 1
+
+    desk.run(work)
+
+
+def test_a_revoked_meter_hears_nothing_more_on_a_stream_that_is_open(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        admitted = await service.admission.admit(wanted(desk, service.admission.challenge()))
+        assert isinstance(admitted, Admitted)
+        desk.roll.identities, desk.roll.revoked, desk.roll.height = [], [desk.host.hid], 2
+        await service._follow()
+        assert service.head_end.there == set()
+        assert await service.admission.admit(wanted(desk, service.admission.challenge())) is Reason.REVOKED_HID
+
+    desk.run(work)
+
+
+def test_challenges_are_bounded_and_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        monkeypatch.setattr(kms_admission, "CHALLENGES_MAX", 2)
+        first, second, _ = (service.admission.challenge() for _ in range(3))
+        assert await service.admission.admit(wanted(desk, first)) is Reason.STALE_CHALLENGE
+        monkeypatch.setattr(kms_admission, "CHALLENGE_S", -1.0)
+        assert await service.admission.admit(wanted(desk, second)) is Reason.STALE_CHALLENGE
+        assert desk.count(Reason.STALE_CHALLENGE) == 2
 
     desk.run(work)
 
