@@ -1,12 +1,24 @@
-"""What holds for all tests: which of them wait for BCAMI_TEST_ALL, under which a skip is a failure."""
+"""What holds for all tests: which of them wait for BCAMI_TEST_ALL, under which a skip is a failure.
+
+Examples of hypothesis are the same in every run of the suite, so that nobody's change fails by another's luck; new ones
+are drawn by `make soak`, and no example has a time limit.
+"""
 
 import os
 import signal
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 EVERYTHING = bool(os.environ.get("BCAMI_TEST_ALL"))
+SOAK = "BCAMI_FUZZ_EXAMPLES" in os.environ
+
+hypothesis.settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("soak", deadline=None)
+hypothesis.settings.load_profile("soak" if SOAK else "suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -239,9 +239,3 @@ async def scene(folder: Path | None = None, meters: int = 1, **options: Any):
     async with Station(folder, **options) as station:
         await station.open_period()
         yield station, [await station.meter(f"meter{i}") for i in range(meters)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

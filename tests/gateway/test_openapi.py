@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from bcami.gateway.app import create_app
 from bcami.gateway.forms import OneForm, SubmissionForm
 from bcami.gateway.limits import REQUESTS_PER_SECOND
 from bcami.token_buckets import TokenBuckets
-from tests.gateway.station import MSGPACK, Server, Station, form, free_port
+from tests.gateway.station import MSGPACK, Server, Station, form
 
 DESCRIPTION = create_app(SimpleNamespace(count=lambda reason: None)).openapi()
 ENDLESS = "/v1/events"
@@ -30,11 +31,12 @@ class Background:
     """A station with a meter, served from a thread with its own event loop."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
         self._ready = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._run(),))
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(120)
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -43,9 +45,9 @@ class Background:
             await station.open_period()
             meter = await station.meter("a")
             self.report = form(meter.report())
-            config = uvicorn.Config(station.app, port=self.port, log_config=None, access_log=False, lifespan="off")
+            config = uvicorn.Config(station.app, log_config=None, access_log=False, lifespan="off")
             server = Server(config, station.service)
-            serving = asyncio.create_task(server.serve())
+            serving = asyncio.create_task(server.serve(sockets=[self._listening]))
             await server.is_up.wait()
             self._ready.set()
             await self._stop.wait()
@@ -55,7 +57,7 @@ class Background:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(120)
         assert not self.fatal
 
 
@@ -87,7 +89,7 @@ schema = schemathesis.openapi.from_dict(DESCRIPTION).exclude(path=ENDLESS)
 def test_every_answer_is_as_described_and_none_is_an_error_of_the_server(
     case: schemathesis.Case, served: Background
 ) -> None:
-    response = case.call(base_url=f"http://127.0.0.1:{served.port}", timeout=15)
+    response = case.call(base_url=f"http://127.0.0.1:{served.port}", timeout=120)
     case.validate_response(response, checks=CHECKS)
 
 

@@ -29,6 +29,7 @@ from bcami.model.reasons import Reason
 from bcami.model.transaction import Transaction
 from bcami.processes.evidence import SEEN_MAX, EvidenceFolder, EvidenceReporter
 from bcami.processes.home import load_genesis
+from tests import virtual
 from tests.processes.cluster import SINGLY, Cluster, wait_until
 from tests.unit.contract.world import World, make_genesis, signing_key
 from tests.unit.crypto.statements import contradiction
@@ -110,10 +111,9 @@ class Station:
     async def settled(self, count: int) -> list[KeptEvidence]:
         """Run until so many are settled, and return all that is kept."""
         running = asyncio.create_task(self.reporter.run())
-        async with asyncio.timeout(20):
-            while sum(item.outcome is not None for item in self.reporter.held) < count:
-                await asyncio.sleep(0)
-                assert not running.done()
+        while sum(item.outcome is not None for item in self.reporter.held) < count:
+            await asyncio.sleep(0.001)
+            assert not running.done()
         running.cancel()
         return self.reporter.held
 
@@ -137,7 +137,7 @@ class TestReporter:
             again.reporter.observe(seen(10))
             await again.settled(2)
 
-        asyncio.run(run())
+        virtual.run(run())
         assert len(chain.submitted) == 2
         assert chain.holds(9)
         assert chain.holds(10)
@@ -153,7 +153,7 @@ class TestReporter:
             assert kept.evidence == evidence(10)
             assert station.log.lines.count("contradiction does not hold") == 2
 
-        asyncio.run(run())
+        virtual.run(run())
 
     def test_nothing_is_sent_when_the_chain_has_it(self, tmp_path, chain):
         async def run() -> None:
@@ -165,7 +165,7 @@ class TestReporter:
 
         for replica in (2, 3, 0):
             (tmp_path / f"{replica}").mkdir()
-        asyncio.run(run())
+        virtual.run(run())
         assert len(chain.submitted) == 1
 
     def test_a_node_without_its_vote_log_keeps_it_and_signs_no_report(self, tmp_path, chain):
@@ -173,14 +173,13 @@ class TestReporter:
             station = Station(tmp_path, chain, may_sign=False)
             station.reporter.observe(seen(9))
             running = asyncio.create_task(station.reporter.run())
-            async with asyncio.timeout(20):
-                while not station.reporter.held:
-                    await asyncio.sleep(0)
-                    assert not running.done()
+            while not station.reporter.held:
+                await asyncio.sleep(0.001)
+                assert not running.done()
             assert station.reporter._sleep_s() is None, "nothing is ever due"
             running.cancel()
 
-        asyncio.run(run())
+        virtual.run(run())
         assert chain.submitted == []
 
     def test_asks_again_with_the_same_bytes_until_it_is_recorded(self, tmp_path, chain):
@@ -191,7 +190,7 @@ class TestReporter:
             station.reporter.observe(seen(9))
             await station.settled(1)
 
-        asyncio.run(run())
+        virtual.run(run())
         assert len(chain.submitted) == 4
         assert len(set(chain.submitted)) == 1
         assert chain.holds(9)
@@ -202,12 +201,11 @@ class TestReporter:
             chain.answers = [(UNKNOWN, None)]
             station.reporter.observe(seen(9))
             running = asyncio.create_task(station.reporter.run())
-            async with asyncio.timeout(20):
-                await chain.asked.wait()
+            await chain.asked.wait()
             running.cancel()
             await Station(tmp_path, chain).settled(1)
 
-        asyncio.run(run())
+        virtual.run(run())
         assert len(chain.submitted) == 2
         assert chain.submitted[0] == chain.submitted[1]
 
@@ -223,7 +221,7 @@ class TestReporter:
             chain.world.state[guard_key(signer, 0)] = StateEntry(consume(None, 0, 41, window), 1)
             await station.settled(1)
 
-        asyncio.run(run())
+        virtual.run(run())
         assert [tx.sequence for tx in chain.submitted] == [42, 42]
         assert chain.holds(9)
 
@@ -240,7 +238,7 @@ class TestReporter:
             station.reporter.observe(seen(10))
             await station.settled(2)
 
-        asyncio.run(run())
+        virtual.run(run())
         assert len(chain.submitted) == 2
 
     def test_everything_is_bounded(self, tmp_path, chain):
@@ -251,7 +249,7 @@ class TestReporter:
             kept = await station.settled(RECORDS_PER_REPLICA_MAX)
             assert len(kept) == RECORDS_PER_REPLICA_MAX == len(list((tmp_path / "evidence").iterdir()))
 
-        asyncio.run(run())
+        virtual.run(run())
         assert len(chain.submitted) == RECORDS_PER_REPLICA_MAX
         numbers = [tx.sequence for tx in chain.submitted]
         assert sorted(set(numbers)) == numbers
@@ -266,7 +264,7 @@ class TestReporter:
             (kept,) = await station.settled(1)
             assert kept.outcome is Reason.OVER_QUOTA
 
-        asyncio.run(run())
+        virtual.run(run())
         assert not chain.submitted
 
     def test_a_disk_that_refuses_does_not_stop_the_report(self, tmp_path, chain, monkeypatch):
@@ -282,7 +280,7 @@ class TestReporter:
             assert kept.outcome is Reason.VALID
             assert "evidence not written" in station.log.lines
 
-        asyncio.run(run())
+        virtual.run(run())
 
 
 class TestFolder:

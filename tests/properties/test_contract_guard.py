@@ -34,7 +34,7 @@ class Model:
         self.used.add(number)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(WINDOWS, st.lists(st.tuples(SESSIONS, NUMBERS), max_size=60))
 def test_guard_is_the_model(window, steps):
     model, record = Model(window), None
@@ -48,7 +48,7 @@ def test_guard_is_the_model(window, steps):
             assert refusal(record, session, number, window) is Reason.REPLAY
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.permutations(range(64)))
 def test_every_order_inside_the_window_is_accepted_once(numbers):
     record = None

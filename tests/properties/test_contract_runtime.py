@@ -79,10 +79,10 @@ class Meters(RuleBasedStateMachine):
 
 
 TestMeters = Meters.TestCase
-TestMeters.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestMeters.settings = settings(max_examples=25, stateful_step_count=25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["registration", "usage", "mdms", "other"]),
     st.sampled_from(["enrol", "revoke", "register", "report", "acknowledge", "meter"]),

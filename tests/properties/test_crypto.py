@@ -17,7 +17,7 @@ from bcami.crypto.signatures import is_valid_public_key, verify
 N = ecdsa.SECP256k1.order
 scalars = st.integers(1, N - 1)
 digests = st.binary(min_size=32, max_size=32)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 RECEIVER = KemSecretKey.generate(b"receiver" * 4)
 
 

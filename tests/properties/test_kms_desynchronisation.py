@@ -192,7 +192,7 @@ class Desynchronisation(RuleBasedStateMachine):
 
 
 Desynchronisation.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck)
 )
 test_both_ends_agree_again = Desynchronisation.TestCase
 

@@ -50,7 +50,7 @@ def everything(ledger: Ledger, ids: list[bytes]) -> tuple:
     )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(steps, min_size=1, max_size=18), st.integers(1, 12))
 def test_the_ledger_on_disk_is_the_one_in_memory(script, pending):
     with tempfile.TemporaryDirectory() as folder, patch.object(index, "PENDING_MAX", pending):

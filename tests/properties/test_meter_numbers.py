@@ -81,5 +81,5 @@ class MeterCourse(RuleBasedStateMachine):
             assert sequence <= session.reserved
 
 
-MeterCourse.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+MeterCourse.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
 TestMeterCourse = MeterCourse.TestCase

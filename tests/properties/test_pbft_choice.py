@@ -32,7 +32,7 @@ def view_changes(draw: st.DrawFn) -> list[ViewChange]:
     return changes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(view_changes(), st.randoms(use_true_random=False))
 def test_every_strong_subset_in_every_order_makes_a_new_view_that_every_backup_accepts(changes, chance) -> None:
     for chosen in combinations(changes, 3):
@@ -46,7 +46,7 @@ def test_every_strong_subset_in_every_order_makes_a_new_view_that_every_backup_a
         assert [item.height for item in choice.orders] == list(range(choice.min_s + 1, choice.max_s + 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(view_changes(), st.sets(st.integers(0, 3), min_size=3), st.integers(4, 5))
 def test_what_a_strong_quorum_prepared_last_is_in_every_choice(changes, committed, height) -> None:
     """I6: a committed proposal has a strong quorum of replicas whose newest proof it is."""

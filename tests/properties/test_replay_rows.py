@@ -73,13 +73,13 @@ def check(lines: list[str], columns: object) -> None:
 
 
 @given(st.lists(line, min_size=1, max_size=8))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_half_hourly_rows(lines: list[str]) -> None:
     check(lines, HALFHOURLY)
 
 
 @given(st.lists(st.tuples(meter, st.just("Std"), time, number, st.just("A")).map(",".join), min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_ukpn_rows(lines: list[str]) -> None:
     check([row.replace("\n", "").replace("\r", "") for row in lines], ACORN)
 
@@ -95,13 +95,13 @@ def test_ukpn_rows(lines: list[str]) -> None:
         max_size=3,
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_wide_rows(lines: list[str]) -> None:
     check(lines, SHORT)
 
 
 @given(st.lists(number, min_size=1, max_size=20))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_energy_equals_the_definition_wherever_it_is_read_quickly(texts: list[str]) -> None:
     data = [text.encode() for text in texts]
     ends = np.cumsum([len(text) + 1 for text in data]) - 1
@@ -116,7 +116,7 @@ def test_energy_equals_the_definition_wherever_it_is_read_quickly(texts: list[st
 @given(
     st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(-2, 2)), max_size=12), max_size=6)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_first_value_stays(chunks: list[list[tuple[int, int, int]]]) -> None:
     seen, model = SeenReadings(), {}
     start = int(datetime(2013, 1, 1, tzinfo=UTC).timestamp())

@@ -162,9 +162,7 @@ def test_a_node_whose_words_are_altered_in_the_middle_of_things(seed: int, liar:
 SCENE: list[tuple[Scene, dict[type, list[Any]]]] = []
 
 
-@settings(
-    max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=120, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_messages_altered_in_several_places_and_mixed_with_true_ones(data: st.DataObject) -> None:
     """One cluster goes through all examples: what one leaves behind, the next one finds."""

@@ -28,8 +28,8 @@ from bcami.model.transaction import Transaction, argument_digest, transaction_id
 from tests.chain import NETWORK_KEY, START_MS
 from tests.unit.ami.test_fleet import LIMITS, METERS, quick
 from tests.unit.client.cluster import Cluster
-from tests.unit.client.running import run
 from tests.unit.kms.network import Entropy
+from tests.virtual import run
 
 __all__ = ["quick"]
 PRICE = Pricing(0, 1800, (2_500_000,))

@@ -24,7 +24,7 @@ from bcami.model.reasons import Reason
 from bcami.model.report import Reading
 from tests.chain import NETWORK_KEY
 from tests.unit.client.cluster import Cluster
-from tests.unit.client.running import run
+from tests.virtual import run
 
 METERS = ["MAC000002", "MAC000003", "MAC000004"]
 LIMITS = CourierLimits(wait_ms=200, stall_ms=100)

@@ -23,7 +23,7 @@ from bcami.model.transaction import Transaction, argument_digest, transaction_id
 from bcami.node.core.refusals import Refusals
 from tests.chain import START_MS, entropy
 from tests.unit.client.cluster import Cluster
-from tests.unit.client.running import run
+from tests.virtual import run
 
 QUICK = CourierLimits(wait_ms=200, stall_ms=100)
 

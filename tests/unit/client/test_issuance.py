@@ -34,7 +34,7 @@ from bcami.model.registration import (
 from bcami.model.transaction import Transaction
 from tests.chain import START_MS, entropy
 from tests.unit.client.cluster import Cluster
-from tests.unit.client.running import run
+from tests.virtual import run
 
 QUICK = ContributionPolicy(answer_s=0.05, rounds=2, backoff=Backoff(1, 1))
 HID = entropy("hid")

@@ -14,7 +14,7 @@ from bcami.model.api import SubmitAnswer
 from bcami.model.reasons import Reason
 from bcami.model.registration import ContributionRequest
 from tests.unit.client.cluster import Cluster
-from tests.unit.client.running import run
+from tests.virtual import run
 
 
 def ask(answer: Callable[[httpx.Request], httpx.Response], question: Callable[[NodeClient], Awaitable[Any]]) -> Any:

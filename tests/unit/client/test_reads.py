@@ -6,7 +6,7 @@ from bcami.client.reads import Agreed, Tally, weak_read
 from bcami.errors import InconclusiveError
 from bcami.model.api import QueryAnswer
 from tests.unit.client.cluster import Cluster
-from tests.unit.client.running import run
+from tests.virtual import run
 
 
 def test_weak_equal_answers_agree_whatever_their_heights() -> None:

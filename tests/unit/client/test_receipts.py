@@ -117,7 +117,7 @@ def test_two_certified_headers_of_one_height_are_an_alarm() -> None:
     assert verifier.outcome(results[0], results[0].transaction_id) is Reason.VALID
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_agrees_with_the_plain_check(data: st.DataObject) -> None:
     """Whatever the order, the index and the path: what is proven here is what the whole path proves."""

@@ -9,6 +9,7 @@ import pytest
 
 from bcami.kms.wire import DownItem
 from bcami.mdms.head_end import Epoch, HeadEnd, Heard, Message
+from tests import virtual
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -16,7 +17,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     @functools.wraps(test)
     def run(**given: Any) -> None:
-        asyncio.run(test(**given))
+        virtual.run(test(**given))
 
     return run
 
@@ -25,8 +26,7 @@ ONE, OTHER = b"\x01" * 32, b"\x02" * 32
 
 
 async def next_of(stream: AsyncIterator[Heard | None]) -> Heard | None:
-    async with asyncio.timeout(5):
-        return await anext(stream)
+    return await anext(stream)
 
 
 def item(hid: bytes, text: str) -> DownItem:

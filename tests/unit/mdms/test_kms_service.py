@@ -33,6 +33,7 @@ from bcami.mdms.periods import Surroundings
 from bcami.model.api import PROOF_CODEC
 from bcami.model.reasons import Reason
 from bcami.model.registration import KmsState
+from tests import virtual
 from tests.unit.client.cluster import Cluster
 from tests.unit.kms.network import Entropy, MeterHost, make_profile
 
@@ -76,7 +77,7 @@ class Desk:
     def run(self, *works: Callable[["Desk", KmsService], Awaitable[None]]) -> None:
         """Do each work with a service of its own: the MDMS is started anew in between."""
         for work in works:
-            asyncio.run(self._run(work))
+            virtual.run(self._run(work))
 
     async def _run(self, work: Callable[["Desk", KmsService], Awaitable[None]]) -> None:
         nodes = self.cluster.clients()
@@ -104,8 +105,7 @@ class Desk:
             self.stream = self.service.head_end.listen({self.host.hid}, None)
             running = self.running = asyncio.create_task(self.service.run(stop))
             try:
-                async with asyncio.timeout(20):
-                    await work(self, self.service)
+                await work(self, self.service)
                 stop.set()
                 await running
             finally:

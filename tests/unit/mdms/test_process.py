@@ -14,20 +14,13 @@ import pytest
 from bcami.config import default_definition
 from bcami.paths import HomePaths
 from bcami.processes.home import create_home, load_mdms_secrets, load_operator_token, open_home
-
-
-def free_ports() -> int:
-    """Return a base port above which the few that a network takes are free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return min(port, 65_000)
+from tests.ports import free_ports
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> HomePaths:
     paths = HomePaths(tmp_path / "home")
-    create_home(paths, default_definition(1), base_port=free_ports())
+    create_home(paths, default_definition(1), base_port=free_ports(4))
     return paths
 
 
@@ -47,16 +40,16 @@ def test_serves_without_nodes_and_ends_on_a_signal(home: HomePaths, number: sign
     process = start(home)
     try:
         started(process)
-        with httpx.Client(trust_env=False, timeout=20) as client:
+        with httpx.Client(trust_env=False, timeout=60) as client:
             status = client.get(f"{network.mdms.url}/v1/status").json()
             assert client.get(f"{network.mdms.url}/healthz").status_code == 200
         assert (status["pid"], status["height"], status["readings"]) == (process.pid, 0, 0)
         second = start(home)
-        _, told = second.communicate(timeout=30)
+        _, told = second.communicate(timeout=120)
         assert second.returncode == 4
         assert "store is open in another process" in told
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
         process.communicate()
@@ -74,7 +67,7 @@ def test_a_port_in_use_is_named(home: HomePaths) -> None:
     network, _ = open_home(home)
     with socket.create_server((network.mdms.host, network.mdms.http_port)):
         process = start(home)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 4
     assert str(network.mdms.http_port) in err
 
@@ -82,6 +75,6 @@ def test_a_port_in_use_is_named(home: HomePaths) -> None:
 def test_a_missing_key_is_named(home: HomePaths) -> None:
     (home.mdms / "enrolment.key").unlink()
     process = start(home)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "enrolment.key" in err

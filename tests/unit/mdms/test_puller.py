@@ -70,7 +70,7 @@ def run_until_stored(world: World, made: Puller) -> None:
                 loop.call_soon_threadsafe(stop.set)
 
         made._after_stored = stored
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await made.run(stop)
 
     asyncio.run(run())

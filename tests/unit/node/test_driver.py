@@ -25,7 +25,7 @@ class Disk:
         self.closed = 0
 
     def apply(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> None:
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.error is not None:
             raise self.error
         self.groups.append([key for key, _ in puts])
@@ -77,7 +77,7 @@ class Scene:
         self.driver._fire("x")
 
     async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()

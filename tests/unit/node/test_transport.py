@@ -1,7 +1,6 @@
 """Frames over real mutual TLS on loopback: who is who, limits, bad bytes, bounded queues."""
 
 import asyncio
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,16 @@ from bcami.model import events
 from bcami.model.genesis import Genesis, Member, Parameters
 from bcami.model.reasons import Reason
 from bcami.model.wire import HELLO_CODEC, FetchBlocks, Hello, PeerMessage, Status
-from bcami.node.transport import LANES, QUEUE_BYTES_MAX, OutgoingLane, PeerAddress, Transport, frame
+from bcami.node.transport import (
+    LANES,
+    QUEUE_BYTES_MAX,
+    RECONNECT_MIN_S,
+    OutgoingLane,
+    PeerAddress,
+    Transport,
+    frame,
+)
+from tests.ports import free_ports
 
 
 class Listener:
@@ -42,18 +50,12 @@ class Listener:
         self.changed.set()
 
     async def until(self, condition) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 self.changed.clear()
                 if condition():
                     return
                 await self.changed.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Pair:
@@ -88,7 +90,7 @@ class Pair:
             False,
         )
         self.roster = Roster.from_genesis(genesis)
-        self.addresses = [PeerAddress(i, f"node{i + 1}", "127.0.0.1", free_port()) for i in range(2)]
+        self.addresses = [PeerAddress(i, f"node{i + 1}", "127.0.0.1", free_ports()) for i in range(2)]
         self.listeners = [Listener(), Listener()]
 
     def contexts(self, name: str):
@@ -215,7 +217,7 @@ def test_of_many_connections_of_one_peer_and_lane_the_newest_stays(pair: Pair) -
             await pair.listeners[0].until(lambda: len(pair.listeners[0].frames) == number + 1)  # noqa: B023
             opened.append((reader, writer))
         for reader, _ in opened[:-1]:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 assert await _is_over(reader)
         assert len(node._reading) == 1 and len(node._accepted) == 1
         opened[-1][1].write(bytes(995))
@@ -246,26 +248,33 @@ def test_a_full_queue_drops_and_counts_instead_of_growing(pair: Pair) -> None:
         assert outgoing.queued_bytes <= QUEUE_BYTES_MAX[lane] and outgoing.dropped == 2
 
 
-def test_a_peer_that_closes_at_once_is_not_dialled_in_a_tight_loop(pair: Pair) -> None:
-    async def scene() -> None:
-        accepted: list[float] = []
-        enough = asyncio.Event()
+def test_a_peer_that_closes_at_once_is_not_dialled_in_a_tight_loop(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: dict[str, list[float]] = {lane: [] for lane in LANES}
+    enough = asyncio.Event()
+    pause = OutgoingLane._pause
 
+    async def noted(lane: OutgoingLane, delay_s: float) -> None:
+        waits[lane._lane].append(delay_s)
+        if all(len(delays) >= 4 for delays in waits.values()):
+            enough.set()
+        await pause(lane, delay_s / 10)
+
+    monkeypatch.setattr(OutgoingLane, "_pause", noted)
+    monkeypatch.setattr("bcami.node.transport.STEADY_S", 60.0)
+
+    async def scene() -> None:
         async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            accepted.append(asyncio.get_running_loop().time())
             writer.close()
-            if len(accepted) == 2 * 4:
-                enough.set()
 
         server_context, _ = pair.contexts("node2")
         address = pair.addresses[1]
         server = await asyncio.start_server(close, address.host, address.port, ssl=server_context)
         a = pair.transport(0)
         await a.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await enough.wait()
-        lasted = accepted[-1] - accepted[0]
-        assert lasted >= 0.1 + 0.2 + 0.4 - 0.1, "each of the two lanes waits longer every time"
+        for delays in waits.values():
+            assert delays[:4] == [RECONNECT_MIN_S * factor for factor in (2, 4, 8, 16)], "longer every time"
         await a.stop()
         server.close()
 
@@ -289,7 +298,7 @@ def test_a_peer_that_takes_no_bytes_is_left(pair: Pair, monkeypatch: pytest.Monk
         await a.start()
         await listener.until(lambda: listener.up == [1])
         lane = a._lanes[1, "votes"]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while listener.down != [1]:
                 lane.enqueue(bytes(1 << 20))  # until the buffers of both kernels are full too
                 await asyncio.sleep(0)

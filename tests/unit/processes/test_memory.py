@@ -6,11 +6,12 @@ import sys
 import pytest
 
 SCRIPT = """
+import os
 from pathlib import Path
 from bcami.processes.memory import Trimmer
 
 def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 held = [bytes(2000) for _ in range(30_000)]  # 60 MB in the C library's heap
 kept = held[::1000]

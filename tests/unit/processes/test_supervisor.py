@@ -15,8 +15,8 @@ from bcami.config import default_definition
 from bcami.errors import EnvironmentFault, InputError
 from bcami.paths import HomePaths
 from bcami.processes.identity import ProcessIdentity, identify, running
-from bcami.processes.ports import free_base_port
 from bcami.processes.supervisor import Readiness, Service, Supervisor
+from tests.ports import free_ports
 
 STAND_IN = """
     import http.server, signal, sys
@@ -45,7 +45,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HomePaths]
 
 
 def supervisor(home: HomePaths, manners: dict[str, str], *, attached: bool = False) -> Supervisor:
-    base = free_base_port(9)
+    base = free_ports(9)
     listed = tuple(
         Service(
             name=name,
@@ -61,7 +61,7 @@ def supervisor(home: HomePaths, manners: dict[str, str], *, attached: bool = Fal
 
 
 def wait_gone(identity: ProcessIdentity) -> None:
-    for _ in range(400):
+    for _ in range(2_400):
         if identify(identity.pid) != identity:
             return
         threading.Event().wait(0.05)
@@ -143,7 +143,7 @@ def test_two_commands_do_not_start_processes_at_once(home: HomePaths) -> None:
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_attached_processes_end_when_their_starter_is_gone(home: HomePaths, signal_number: int) -> None:
     """The starter gets no chance to clean up."""
-    base = free_base_port(9)
+    base = free_ports(9)
     starter = textwrap.dedent(f"""
         import pathlib, sys
         from bcami.config import default_definition
@@ -164,5 +164,5 @@ def test_attached_processes_end_when_their_starter_is_gone(home: HomePaths, sign
         identity = running(home.folder / "node1.pid")
         assert identity is not None
         process.send_signal(signal_number)
-        process.wait(10)
+        process.wait(60)
     wait_gone(identity)

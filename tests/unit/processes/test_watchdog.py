@@ -4,9 +4,11 @@ import asyncio
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
-from bcami.processes.identity import identify
-from bcami.processes.pause import end_pause, start_pause
+import pytest
+
+from bcami.processes import watchdog as watchdog_module
 from bcami.processes.watchdog import Watchdog
 
 
@@ -16,48 +18,62 @@ def test_a_loop_that_hangs_is_noticed() -> None:
     async def scene() -> None:
         watchdog = Watchdog(lambda silent_s: stuck.set(), stuck_s=0.2)
         watchdog.start(asyncio.get_running_loop())
-        assert stuck.wait(10)  # blocks the loop: that is the point
+        assert stuck.wait(60)  # blocks the loop: that is the point
         watchdog.stop()
 
     asyncio.run(scene())
 
 
-def test_a_loop_that_turns_is_left_alone() -> None:
-    stuck = threading.Event()
+def test_a_loop_that_turns_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog_module, "_BEAT_S", 0.001)
 
     async def scene() -> None:
-        watchdog = Watchdog(lambda silent_s: stuck.set(), stuck_s=8.0)
+        watchdog = Watchdog(lambda silent_s: None)
         watchdog.start(asyncio.get_running_loop())
-        await asyncio.sleep(0.05)
+        first = watchdog._beat
+        async with asyncio.timeout(60):
+            while watchdog._beat == first:  # noqa: ASYNC110 - nobody is told of it
+                await asyncio.sleep(0.001)
         watchdog.stop()
 
     asyncio.run(scene())
-    assert not stuck.is_set()
 
 
-def test_a_process_that_was_stopped_and_continued_has_not_hung() -> None:
-    program = """if True:
-        import asyncio, sys
-        from bcami.processes import watchdog
-        watchdog._BEAT_S = 0.05
-        async def scene():
-            loop = asyncio.get_running_loop()
-            watchdog.Watchdog(watchdog.end_process, stuck_s=1.0).start(loop)
-            print("ready", flush=True)
-            await loop.run_in_executor(None, sys.stdin.readline)
-        asyncio.run(scene())
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
-        identity = identify(child.pid)
-        assert identity is not None
-        pause = start_pause(identity, 2.5)
-        assert pause.wait(30) == 0
-        end_pause(pause)
-        child.communicate("\n", timeout=30)
-    assert child.returncode == 0
+@pytest.mark.parametrize(
+    ("looks", "told"),
+    [
+        ([(2.0, True)] * 20, []),
+        ([(2.0, False), (2.0, False), (2.0, True)] * 20, []),
+        ([(2.0, True)] + [(2.0, False)] * 10, [8.0]),
+        # Stopped and continued, or a machine that slept: the watching thread stood still as well.
+        ([(2.0, True), (10_000.0, False), (2.0, True)] * 20, []),
+        ([(2.0, True), (10_000.0, False), (2.0, False), (2.0, False)], [8.0]),
+    ],
+    ids=["turns", "turns slowly", "hangs", "was stopped", "was stopped, and hangs"],
+)
+def test_only_time_in_which_the_loop_alone_stood_still_counts(
+    looks: list[tuple[float, bool]], told: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look: how long after the last one, and whether the loop turned in between. Eight seconds are a hang."""
+    now = [0.0]
+    monkeypatch.setattr(watchdog_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    seen: list[float] = []
+    watchdog = Watchdog(seen.append, stuck_s=8.0)
+    left = list(looks)
+
+    def wait(every_s: float) -> bool:
+        assert every_s == 2.0
+        if not left:
+            return True
+        passed, has_turned = left.pop(0)
+        now[0] += passed
+        if has_turned:
+            watchdog._beat = now[0]
+        return False
+
+    monkeypatch.setattr(watchdog, "_stop", SimpleNamespace(wait=wait))
+    watchdog._watch()
+    assert seen == told
 
 
 def test_the_process_ends_and_says_where_it_stood() -> None:

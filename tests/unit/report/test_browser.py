@@ -32,7 +32,7 @@ def page(tmp_path: Path) -> Path:
 def browse(folder: Path, *arguments: str) -> str:
     assert BROWSER is not None
     profile = f"--user-data-dir={folder / 'profile'}"
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", profile, *arguments]
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", profile, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
