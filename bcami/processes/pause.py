@@ -11,8 +11,7 @@ import select
 import signal
 import subprocess
 import sys
-from types import FrameType
-from typing import NoReturn
+import time
 
 from bcami.processes.identity import ProcessIdentity, signal_process
 
@@ -33,23 +32,27 @@ def end_pause(pause: "subprocess.Popen[bytes]") -> None:
     pause.wait()
 
 
-def hold(identity: ProcessIdentity, seconds: float, lifeline: int) -> bool:
-    """Stop the process, wait for the time or the end of the lifeline, continue it; False when it is not there."""
+def hold(identity: ProcessIdentity, seconds: float, lifeline: int, told: int) -> bool:
+    """Stop the process, wait for the time, the end of the lifeline or a byte from `told`, and continue it.
+
+    False when it is not there. No exception of a signal handler may come in between: the process would stay stopped.
+    """
     if not signal_process(identity, signal.SIGSTOP):
         return False
-    try:
-        readable, _, _ = select.select([lifeline], [], [], seconds)
-        while readable and os.read(lifeline, 1):
-            readable, _, _ = select.select([lifeline], [], [], seconds)
-    finally:
-        signal_process(identity, signal.SIGCONT)
+    deadline = time.monotonic() + seconds
+    while True:
+        readable, _, _ = select.select([lifeline, told], [], [], max(0.0, deadline - time.monotonic()))
+        if not readable or told in readable or not os.read(lifeline, 1):
+            break
+    signal_process(identity, signal.SIGCONT)
     return True
 
 
-def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+def _main(pid: int, started: str, seconds: float) -> int:
+    told, tell = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"."))
+    return 0 if hold(ProcessIdentity(pid, started), seconds, sys.stdin.fileno(), told) else 1
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(0 if hold(ProcessIdentity(int(sys.argv[1]), sys.argv[2]), float(sys.argv[3]), 0) else 1)
+    sys.exit(_main(int(sys.argv[1]), sys.argv[2], float(sys.argv[3])))
