@@ -14,10 +14,10 @@ from bcami.ledger.store import Ledger
 from bcami.model import events
 from bcami.model.api import QueryAnswer, TransactionProof
 from bcami.model.block import header_hash
-from bcami.model.chain import StateEntry
 from bcami.model.evidence import KeptEvidence
 from bcami.model.ids import Hash
 from bcami.model.reasons import Reason
+from bcami.node.core import reads
 from bcami.node.core.core import NodeCore
 from bcami.node.driver import Driver, now_ms
 
@@ -160,30 +160,16 @@ class NodeService:
 
     @property
     def height(self) -> int:
-        """Height of the state that reads see: executed, so no strong quorum can decide otherwise."""
-        return self.core.executor.height
+        """Height of the state that reads see."""
+        return reads.height(self.core)
 
     def query(self, contract: str, function: str, argument: bytes) -> QueryAnswer | Reason:
         """Run a contract's query on this node's state."""
-        written = 0
-
-        def read(key: bytes) -> StateEntry | None:
-            nonlocal written
-            entry = self.core.world.read(key)
-            if entry is not None:
-                written = max(written, entry.height)
-            return entry
-
-        answer = self.runtime.query(contract, function, argument, read, self.core.world.scan)
-        if isinstance(answer, Reason):
-            return answer
-        return QueryAnswer(self.height, answer, written)
+        return reads.query(self.core, contract, function, argument)
 
     def state(self, key: bytes) -> QueryAnswer:
-        entry = self.core.world.read(key)
-        if entry is None:
-            return QueryAnswer(self.height, None, 0)
-        return QueryAnswer(self.height, entry.value, entry.height)
+        """Return one value of this node's state."""
+        return reads.state(self.core, key)
 
     def period_proof(self) -> TransactionProof | None:
         """Return the newest valid registration of an MDMS period with its receipt (protocol 2.5).

@@ -25,6 +25,7 @@ from bcami.faults.simulator.oracles import Oracles
 from bcami.faults.simulator.plan import Plan
 from bcami.faults.simulator.prelude import prelude
 from bcami.faults.simulator.pruning import Pruning, PruningPlan
+from bcami.faults.simulator.reads import Reads
 from bcami.faults.simulator.replay import Auditor
 from bcami.faults.simulator.saboteur import Saboteur
 from bcami.faults.simulator.trace import Trace, describe
@@ -85,6 +86,7 @@ class SimulatedCluster:
         self.saboteur = Saboteur(self, plan, stream(plan.seed, "saboteur"))
         self._auditor = Auditor(self._identities.roster, self._identities.runtime)
         self.pruning = Pruning(PruningPlan.draw(plan.seed), self.events, self.machines)
+        self._reads = Reads(self.machines, self.oracles, self.clients, self.events, stream(plan.seed, "reads"))
         self.snapshots = 0
         """World states that nodes took from each other."""
         for commit, certificate in start.blocks:
@@ -105,6 +107,7 @@ class SimulatedCluster:
         self.clients.begin()
         self.saboteur.begin()
         self.pruning.begin()
+        self._reads.begin()
         self.events.run_until(self.plan.safety_ms)
         self.audit()
         self._heal()
@@ -306,7 +309,7 @@ class SimulatedCluster:
     def audit(self) -> None:
         """Execute the longest honest chain again from genesis and compare all honest nodes with it (I3, I4, I7).
 
-        Ask for the evidence that there has to be (I12).
+        Ask for the evidence that there has to be (I12), and judge what was read (I14).
         """
         honest = [machine for machine in self.machines if machine.index not in self.excused]
         longest = max(honest, key=lambda machine: machine.disk.ledger.height)
@@ -320,6 +323,7 @@ class SimulatedCluster:
         for result in self.oracles.receipts.values():
             self._check_receipt(result)
         self.oracles.contradictions.check()
+        self._reads.check(self._auditor)
 
     def _check_receipt(self, result: SubmitResult) -> None:
         """I15: what was acknowledged is on an honest disk, and still the first outcome."""

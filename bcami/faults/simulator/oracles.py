@@ -14,7 +14,7 @@
     amnesia          a node that lost its vote log says nothing of its own any more (protocol 6.3)
     alive            an honest node neither halts nor breaks, whatever f others send
 
-What holds for whole chains and nodes (I3, I4, I7, I10, I11, I14) is in `replay` and `cluster`.
+What holds for whole chains and nodes (I3, I4, I7, I10, I11, I14) is in `replay`, `reads` and `cluster`.
 """
 
 from collections.abc import Iterable, Sequence

@@ -6,11 +6,12 @@ lanes            of each collector's batches those execute that have the next nu
 I4 exactly once  no transaction, and no (signer, session, sequence), is valid twice; the first outcome is the one
                  that the index knows
 I7 equality      the same headers, the same world state at every node of that height
-I14 reads        what a node reads at a height is what the chain says at that height
+I14 reads        what a node has at the chain's height is what the chain says (what it answers on the way: `reads`)
 """
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
@@ -20,7 +21,7 @@ from bcami.faults.simulator.agreement import Violation
 from bcami.ledger.memory import MemoryLedger
 from bcami.ledger.store import Ledger
 from bcami.model.block import header_hash
-from bcami.model.chain import ChainBlock, StoredBatch, TransactionPlace
+from bcami.model.chain import ChainBlock, StateEntry, StoredBatch, TransactionPlace
 from bcami.model.reasons import Reason
 from bcami.model.transaction import Transaction
 from bcami.node.core.execution import ExecutedBlock, Executor
@@ -29,12 +30,38 @@ from bcami.node.core.world import WorldState
 Key = tuple[bytes, int, int]
 
 
+class History:
+    """Every value that the chain ever gave to a key, in order; before the first a key holds nothing."""
+
+    def __init__(self) -> None:
+        self._heights: dict[bytes, list[int]] = {}
+        self._entries: dict[bytes, list[StateEntry | None]] = {}
+
+    def add(self, height: int, key: bytes, entry: StateEntry | None) -> None:
+        self._heights.setdefault(key, []).append(height)
+        self._entries.setdefault(key, [None]).append(entry)
+
+    def keys(self) -> Iterable[bytes]:
+        return self._heights
+
+    def at(self, height: int, key: bytes) -> StateEntry | None:
+        """Return what a key held after a height."""
+        place = bisect_right(self._heights.get(key, ()), height)
+        return self._entries[key][place] if place else None
+
+    def standing(self, key: bytes, height: int) -> list[StateEntry | None]:
+        """Return all that a key held at this height or later."""
+        place = bisect_right(self._heights.get(key, ()), height)
+        return self._entries.get(key, [None])[place:]
+
+
 class Auditor:
     """Executes a ledger's blocks anew, from where it stopped the last time."""
 
     def __init__(self, roster: Roster, runtime: Runtime) -> None:
         self._roster = roster
-        self._runtime = runtime
+        self.runtime = runtime
+        self.history = History()
         self.ledger = MemoryLedger(roster.genesis)
         self._world = WorldState(self.ledger)
         self._executor = Executor(roster, runtime, self._world, self.ledger)
@@ -67,6 +94,8 @@ class Auditor:
         for index, outcome in enumerate(result.commit.block.outcomes):
             self._outcome(outcome.transaction_id, outcome.reason, TransactionPlace(height, index), found)
         self.ledger.commit(result.commit)
+        for key, _ in result.commit.writes:
+            self.history.add(height, key, self.ledger.state(key))
         self._world.durable(height, [key for key, _ in result.commit.writes])
 
     def _check_lanes(self, block: ChainBlock) -> None:
@@ -100,7 +129,7 @@ class Auditor:
         found: dict[bytes, tuple[Transaction, bool]] = {}
         for batch in held.values():
             for tx, tx_id in zip(batch.batch.transactions, batch.ids, strict=True):
-                keys = self._runtime.signers(tx, self._world.read)
+                keys = self.runtime.signers(tx, self._world.read)
                 is_signed = not isinstance(keys, Reason) and len(keys) == len(tx.signatures)
                 if not isinstance(keys, Reason) and is_signed:
                     is_signed = all(map(verify, keys, tx.signatures, [tx_id] * len(keys)))

@@ -30,8 +30,13 @@ class WorldState:
         return entry
 
     def scan(self, prefix: bytes, limit: int) -> Iterable[tuple[bytes, StateEntry]]:
-        """Yield durable entries only; a query's range read is a hint labelled with its height."""
-        return self._ledger.scan(prefix, limit)
+        """Return the entries below a prefix in key order, of the same blocks as `read`."""
+        above = {key: entry for key, entry in self._pending.items() if key.startswith(prefix)}
+        if not above:
+            return self._ledger.scan(prefix, limit)
+        found: dict[bytes, StateEntry | None] = dict(self._ledger.scan(prefix, limit + len(above)))
+        merged = sorted((found | above).items())
+        return [(key, entry) for key, entry in merged if entry is not None][:limit]
 
     def layer(self, height: int, entries: Mapping[bytes, StateEntry | None]) -> None:
         """Put an executed block's changes on top."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 
+from bcami.client.reads import Tally
 from bcami.contract import guard
 from bcami.crypto import verification
 from bcami.endorsement.endorser import Endorser
@@ -21,7 +22,7 @@ from bcami.model.block import BlockCertificate
 from bcami.model.quorum import Quorum
 from bcami.model.reasons import Reason
 from bcami.node.core import core as node_core
-from bcami.node.core import execution
+from bcami.node.core import execution, reads
 from bcami.node.core.catchup import CatchUp
 from bcami.node.core.core import NodeCore
 from bcami.node.core.dissemination import Dissemination
@@ -269,6 +270,23 @@ def evidence_of_half_a_contradiction(patch: Patch) -> None:
     patch.setattr(Outbox, "convict", lambda self, what, first, _: convict(self, what, first, first))
 
 
+# Reads.
+
+
+def reads_labelled_with_what_is_durable(patch: Patch) -> None:
+    patch.setattr(reads, "height", lambda node: node.chain.durable)
+
+
+def one_answer_for_weak(patch: Patch) -> None:
+    begin = Tally.__init__
+    patch.setattr(Tally, "__init__", lambda self, _, at_least: begin(self, 1, at_least))
+
+
+def answers_of_any_height_for_weak(patch: Patch) -> None:
+    begin = Tally.__init__
+    patch.setattr(Tally, "__init__", lambda self, weak, _: begin(self, weak, 0))
+
+
 # Healing.
 
 
@@ -368,6 +386,9 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(the_lowest_view_winning, first=205),
     Ablation(no_view_timer, first=9),
     Ablation(evidence_not_kept, first=3),
+    Ablation(reads_labelled_with_what_is_durable, first=25),
+    Ablation(one_answer_for_weak, first=61),
+    Ablation(answers_of_any_height_for_weak, first=61),
     Ablation(statuses_not_answered, first=11),
     Ablation(no_catch_up, first=0),
     Ablation(missing_batches_not_fetched, first=2),
