@@ -220,12 +220,18 @@ def listen(
     """
     import asyncio
 
-    taken = asyncio.run(_listen(home_paths(home), seconds))
+    taken, refused, refused_above = asyncio.run(_listen(home_paths(home), seconds))
     SCREEN.line(f"{len(taken)} messages")
-    SCREEN.result("bcami/kms_listen/1", {"taken": [_taken_form(item) for item in taken]})
+    for who, counts in (("the meters", refused), ("the MDMS", refused_above)):
+        if counts:
+            SCREEN.line(f"refused by {who}: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
+    SCREEN.result(
+        "bcami/kms_listen/1",
+        {"taken": [_taken_form(item) for item in taken], "refused": refused, "refused_above": refused_above},
+    )
 
 
-async def _listen(home: "HomePaths", seconds: int) -> "list[Accepted]":
+async def _listen(home: "HomePaths", seconds: int) -> "tuple[list[Accepted], dict[str, int], dict[str, int]]":
     import asyncio
 
     from bcami.ami.downstream import Downstream
@@ -257,7 +263,9 @@ async def _listen(home: "HomePaths", seconds: int) -> "list[Accepted]":
                 async with asyncio.timeout(seconds):
                     await stop.wait()
             SCREEN.line(f"{downstream.confirmed} of {len(meters)} meters have keys")
-    return taken
+            refused = {str(reason): count for reason, count in downstream.refused.items()}
+            above = {str(reason): count for reason, count in downstream.refused_above.items()}
+    return taken, refused, above
 
 
 @dr.command("list")

@@ -1,4 +1,4 @@
-"""How long the KMS takes, in CPU time of this machine, beside the paper's figures (report of issue 5)."""
+"""How long the KMS takes, in CPU time of this machine, beside the paper's figures."""
 
 from typing import Final, NamedTuple
 

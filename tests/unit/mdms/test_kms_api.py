@@ -1,23 +1,43 @@
 """The HTTP endpoints of the symmetric keys, in process: what they refuse, and to whom they answer."""
 
+import re
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
+from bcami.cli.ask import post_json
 from bcami.codec import encode
+from bcami.errors import InputError
+from bcami.kms import ToMdms
+from bcami.kms.messages import (
+    UP_CONTENTS,
+    Confirm,
+    Direction,
+    Envelope,
+    EventKind,
+    JoinProject,
+    Mode,
+    Notification,
+    UpPayload,
+    group_party,
+)
+from bcami.kms.records import HardenedChannel
 from bcami.kms.subscription import SUBSCRIBED_MAX, Subscriber, Subscription
 from bcami.kms.wire import UP_BYTES_MAX
 from bcami.mdms import head_end, kms_routes
 from bcami.mdms.kms_service import KmsService
 from bcami.mdms.server import create_app
-from bcami.model.reasons import Reason
+from bcami.model.reasons import Reason, explain
 from tests.unit.mdms.test_kms_service import Desk, desk, keys, wanted
 
 __all__ = ["desk"]
 TOKEN = {"authorization": "Bearer right"}
 PRICE = {"kind": "price", "starts_s": 0, "prices": [1]}
+CONTROL = {"kind": "control", "action": "connect", "starts_s": 0, "ends_s": 1}
 
 
 def client_of(desk: Desk, service: KmsService, address: str = "127.0.0.1") -> httpx.AsyncClient:
@@ -125,5 +145,86 @@ def test_a_command_that_is_refused_says_why(
             answer = await client.post(f"/v1/kms/{path}", json=body, headers=TOKEN)
         assert (answer.status_code, answer.json()["detail"].split(":")[0]) == (status, reason)
         assert desk.count(reason) == 1
+        with pytest.raises(
+            InputError, match=re.escape(f"{reason}: {explain(reason)}")
+        ):  # what the command shows, exit code 2
+            post_json(Answering(answer), "http://mdms", f"/v1/kms/{path}")  # type: ignore[arg-type]
+
+    desk.run(work)
+
+
+class Answering:
+    """A client that was answered already."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self._answer = answer
+
+    def request(self, *_: object, **__: object) -> httpx.Response:
+        return self._answer
+
+
+def test_a_revoked_meter_is_told_by_its_reason_to_operators(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        await service.do(lambda: service.server.remove(desk.host.hid, desk.now_ms, desk.entropy()))
+        async with client_of(desk, service) as client:
+            body = {"meter": "m1", "message": CONTROL}
+            answer = await client.post("/v1/kms/send", json=body, headers=TOKEN)
+        assert (answer.status_code, desk.count(Reason.REVOKED_HID)) == (409, 1)
+        with pytest.raises(InputError, match="^revoked_hid: "):
+            post_json(Answering(answer), "http://mdms", "/v1/kms/send")  # type: ignore[arg-type]
+
+    desk.run(work)
+
+
+def sealed(desk: Desk, payload: UpPayload = Notification(EventKind.TAMPERED, 1)) -> Envelope:
+    """Return a request as the meter sends it; nobody got it yet."""
+    _, step = desk.meter.request(payload, desk.now_ms, desk.entropy())
+    (message,) = [send.message for send in step.sends if isinstance(send, ToMdms)]
+    assert isinstance(message, Envelope)
+    return message
+
+
+BAD_UP: list[tuple[Reason, Callable[[Envelope], bytes]]] = [
+    (Reason.MALFORMED, lambda good: encode(good)[:-1]),
+    (Reason.UNKNOWN_HID, lambda good: encode(replace(good, party=bytes(32)))),
+    (Reason.WRONG_KEY, lambda good: encode(replace(good, body=bytes(64)))),
+    (Reason.WRONG_KMS_EPOCH, lambda good: encode(replace(good, epoch=0))),
+    (Reason.OUT_OF_STEP, lambda good: encode(replace(good, version=9))),
+    (Reason.WRONG_MODE, lambda good: encode(replace(good, direction=Direction.DOWN))),
+    (Reason.MEMBER_CANNOT_SEND, lambda good: encode(replace(good, mode=Mode.MULTICAST, party=group_party(1)))),
+    (Reason.MEMBER_CANNOT_SEND, lambda good: encode(replace(good, mode=Mode.BROADCAST, party=group_party(0)))),
+]
+
+
+def test_each_bad_message_of_a_meter_has_its_reason_in_the_answer_and_in_the_metrics(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        async with client_of(desk, service) as client:
+
+            async def refused(data: bytes) -> dict[str, int]:
+                answer = await client.post("/v1/kms/messages", content=encode((data,)))
+                told: dict[str, int] = answer.json()["refused"]
+                return told
+
+            for reason, make in BAD_UP:
+                before = desk.count(reason)
+                assert await refused(make(sealed(desk))) == {reason: 1}
+                assert desk.count(reason) == before + 1
+            old, good = encode(sealed(desk)), encode(sealed(desk))
+            assert [await refused(good), await refused(good)] == [{}, {Reason.REPLAY: 1}]
+            assert await refused(encode(sealed(desk, JoinProject(9)))) == {Reason.UNKNOWN_GROUP: 1}
+            channel = desk.meter.record.unicast
+            assert isinstance(channel, HardenedChannel)
+            far = replace(channel, sent=channel.sent + 100)
+            _, ahead = desk.meter._profile.protect(far, Direction.UP, desk.host.hid, UP_CONTENTS.encode(Confirm(())))
+            assert [await refused(encode(ahead)), await refused(old)] == [{}, {Reason.SEQUENCE_TOO_OLD: 1}]
+            last = encode(sealed(desk))
+            await service.do(lambda: service.server.remove(desk.host.hid, desk.now_ms, desk.entropy()))
+            assert await refused(last) == {Reason.REVOKED_HID: 1}
+            for reason in (Reason.REPLAY, Reason.UNKNOWN_GROUP, Reason.SEQUENCE_TOO_OLD, Reason.REVOKED_HID):
+                assert desk.count(reason) == 1
+            inbox = (await client.get("/v1/kms/inbox", headers=TOKEN)).json()["received"]
+            assert [(row["message"], row["kind"]) for row in inbox] == [("notification", "tampered")]
 
     desk.run(work)
