@@ -13,10 +13,10 @@ over with `timed_out`. Whatever a meter sends that does not hold is counted unde
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bcami.aggregation.bounds import DEFAULT_POLICY, Plan, Policy
 from bcami.aggregation.graph import Graph, draw_plan
@@ -119,6 +119,24 @@ def group_of(digest: bytes, members: tuple[RosterMember, ...], seed: bytes, poli
     return Group(digest, members, plan, graph, policy.group_min)
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A sum within a day of this one, of any roster."""
+
+    round: int
+    contributors: frozenset[int]
+    """Members of this roster by their numbers; others by negative ones."""
+
+
+class Alike(NamedTuple):
+    """Why no set of contributors can be used."""
+
+    earlier: int
+    """Round of the earlier sum."""
+    differ: int
+    """How many contributors are in one of the two only."""
+
+
 @dataclass(slots=True)
 class _Progress:
     """What came in so far."""
@@ -147,14 +165,13 @@ class MaskedRound:
         start: StartArgument,
         reader: ChainReader,
         notice: RosterNotice | None,
-        past: Sequence[frozenset[int]] = (),
+        past: Sequence[Past] = (),
     ) -> None:
         """With `notice` the roster goes to every member first: when it is new, or a meter may have restarted.
 
-        `past` are the final contributors of the sums of this roster within a day: members insist on sets that are
-        equal or differ enough (`rules`).
+        `past` are the sums within a day: members insist on sets that are equal or differ enough (`rules`).
         """
-        self._past = tuple(dict.fromkeys(past))
+        self._past = tuple({item.contributors: item for item in past}.values())
         self._group = group
         self._start = start
         self._reader = reader
@@ -168,11 +185,33 @@ class MaskedRound:
         """What meters sent and was dropped."""
         self.declined: Counter[Reason] = Counter()
         """Meters' own noes."""
+        self.alike: Alike | None = None
+        """Set when the round is void for GROUP_TOO_ALIKE."""
+        self._noes: dict[int, Declined] = {}
+        self._left: dict[int, Reason] = {}
 
     @property
     def final_contributors(self) -> frozenset[int] | None:
         """The set whose self masks may have come off, also when the round then ended without a sum."""
         return self._progress.contributors if self._progress.is_final else None
+
+    def left_out(self) -> dict[int, Declined]:
+        """Return, of each member that is not in the sum, its own no or why the head-end went on without it.
+
+        `timed_out` stands for silence. Of a void round, members that would have been in the sum are not named.
+        """
+        progress, number = self._progress, self._start.round
+        counted = progress.contributors or frozenset(progress.contributions)
+        missing = [member for member in range(len(self._group.members)) if member not in counted]
+        return {
+            member: self._noes.get(member) or Declined(number, self._left.get(member, Reason.TIMED_OUT))
+            for member in missing
+        }
+
+    @property
+    def noes(self) -> Collection[Declined]:
+        """The members' noes, the first of each."""
+        return self._noes.values()
 
     def begin(self, proof: TransactionProof) -> list[Effect]:
         """Ask everybody; `proof` is the receipt of the round's start."""
@@ -192,6 +231,7 @@ class MaskedRound:
                 return self._reveal(member, message)
             case Declined():
                 self.declined[message.reason] += 1
+                self._noes.setdefault(member, message)
                 return []
 
     def timed_out(self, phase: str) -> list[Effect]:
@@ -267,11 +307,16 @@ class MaskedRound:
             if not cut:
                 break
             contributors -= cut
+            self._left |= dict.fromkeys(cut, Reason.CUT_OFF)
         if len(contributors) < plan.contributors_min:
             return self._end_void(Reason.GROUP_TOO_SMALL)
         evened = self._evened(contributors)
         if evened is None:
+            differ = {item.round: len(item.contributors ^ contributors) for item in self._past}
+            earlier = min(differ, key=lambda number: (differ[number] == 0, differ[number]))
+            self.alike = Alike(earlier, differ[earlier])
             return self._end_void(Reason.GROUP_TOO_ALIKE)
+        self._left |= dict.fromkeys(contributors - evened, Reason.GROUP_TOO_ALIKE)
         contributors = evened
         progress.wave += 1
         if progress.wave >= WAVES_MAX:
@@ -288,13 +333,14 @@ class MaskedRound:
         spare = len(contributors) - self._group.plan.contributors_min
         # Whoever is left out is drawn from the round's name, not chosen.
         order = sorted(contributors, key=lambda member: sha256(self._context + member.to_bytes(4, "big")).digest())
-        candidates = [known & contributors for known in self._past]
+        past = [item.contributors for item in self._past]
+        candidates = [known & contributors for known in past]
         candidates += [contributors.difference(order[:count]) for count in range(min(spare, 2 * alike_min) + 1)]
         fitting = [
             candidate
             for candidate in candidates
             if len(candidate) >= self._group.plan.contributors_min
-            and all(candidate == known or len(candidate ^ known) >= alike_min for known in self._past)
+            and all(candidate == known or len(candidate ^ known) >= alike_min for known in past)
         ]
         return max(fitting, key=len, default=None)
 

@@ -214,7 +214,10 @@ class MaskedMeter:
             return Answer((), Declined(start.round, Reason.UNKNOWN_ROSTER))
         if start.mode != MASKED:
             return Answer((), Declined(start.round, Reason.BAD_PROOF))
-        values = rules.refuse_start(self.memory, start) or _values(start, readings)
+        objection = rules.refuse_start(self.memory, start)
+        if objection is not None:
+            return Answer((), Declined(start.round, *objection))
+        values = _values(start, readings)
         if isinstance(values, Reason):
             return Answer((), Declined(start.round, values))
         contribution = self._mask(known, start, values, entropy)
@@ -286,6 +289,10 @@ class MaskedMeter:
             return Answer((self._kept(),), Declined(number, reason))
         if reason is not None:
             return Answer((), Declined(number, reason))
+        hids = _hids(known, members_of(settle.contributors))
+        objection = rules.refuse_set(self.memory, self._sets, opened.start, hids, self._policy)
+        if objection is not None:
+            return Answer((), Declined(number, *objection))
         return self._answer_settlement(known, opened, settle, call)
 
     def _refuse_settlement(self, known: _Known, opened: OpenRound, settle: SettleArgument) -> Reason | None:
@@ -302,8 +309,7 @@ class MaskedMeter:
             return Reason.GROUP_TOO_SMALL
         if sum(other in contributors for other in known.neighbours) < known.plan.threshold:
             return Reason.CUT_OFF
-        hids = _hids(known, contributors)
-        return rules.refuse_set(self.memory, self._sets, opened.start, hids, self._policy)
+        return None
 
     def _answer_settlement(self, known: _Known, opened: OpenRound, settle: SettleArgument, call: RevealCall) -> Answer:
         reader, start = self._reader, opened.start

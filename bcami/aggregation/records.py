@@ -95,6 +95,8 @@ class Declined(msgspec.Struct, frozen=True, array_like=True, tag="declined"):
 
     round: U63
     reason: Reason
+    earlier: U63 = 0
+    """The round of an earlier sum that stands against this one; 0 when it is not about that."""
 
 
 ToMeter = RosterNotice | RoundCall | RevealCall | RoundVoid
@@ -129,6 +131,8 @@ class PastSum(msgspec.Struct, frozen=True, array_like=True):
     members: Hash
     """Digest of the contributors' HIDs; NO_HASH while not known."""
     epsilon_millionths: U63
+    is_ring: bool = False
+    """A ring tells no member who else was in it."""
 
 
 class MeterMemory(msgspec.Struct, frozen=True, array_like=True):

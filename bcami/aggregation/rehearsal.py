@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bcami.aggregation.bounds import DEFAULT_POLICY, Policy
 from bcami.aggregation.dice import Dice
-from bcami.aggregation.head_end import Call, Effect, Ended, MaskedRound, Submit, Wait, group_of
+from bcami.aggregation.head_end import Call, Effect, Ended, MaskedRound, Past, Submit, Wait, group_of
 from bcami.aggregation.meter import MEMORY, Answer, MaskedMeter, MeterKeys
 from bcami.aggregation.proofs import CODECS
 from bcami.aggregation.records import (
@@ -217,7 +217,7 @@ class _Run:
         self._faults = faults
         self._start = start
         notice, rehearsal.is_known = (None if rehearsal.is_known else rehearsal.notice), True
-        past = [members for former, members in rehearsal.past if are_near(former, start)]
+        past = [Past(former.round, members) for former, members in rehearsal.past if are_near(former, start)]
         self._round = MaskedRound(rehearsal.group, start, rehearsal.reader, notice, past)
         self._dice = Dice(sha256(b"faults" + rehearsal.group.digest + start.round.to_bytes(8, "big")).digest())
         self._calls: list[tuple[int, ToMeter]] = []

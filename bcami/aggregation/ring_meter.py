@@ -96,7 +96,8 @@ def enabling_digest(chain: bytes, epoch: int, hid: bytes, session: int) -> bytes
 class RingMeter:
     """One meter."""
 
-    def __init__(self, hid: bytes, readings: Callable[[int], int | None], entropy: bytes) -> None:
+    def __init__(self, hid: bytes, readings: Callable[[int], int | Reason | None], entropy: bytes) -> None:
+        """`readings` returns the reading of the interval that starts then, None, or why the meter does not give it."""
         self.hid = hid
         self.concentrator: _Concentrator | None = None
         """Set while this meter is the LC."""
@@ -137,6 +138,8 @@ class RingMeter:
                 return self._search()
             case ReadingRequest() if sender == SUPPLIER:
                 return self._begin_ring(message)
+            case WhoIsConcentrator() | ConcentratorIs() if not self._group:
+                return []  # not licensed yet, so it has nothing to say to a broadcast
             case _:
                 return self._from_member(sender, message) if sender in self._group else [_no(Reason.NOT_A_MEMBER)]
 
@@ -313,6 +316,8 @@ class RingMeter:
         reading = self._readings(first_s)
         if reading is None:
             return _no(Reason.NO_READING)
+        if isinstance(reading, Reason):
+            return _no(reading)
         if not 0 <= reading <= self._reading_max:
             return _no(Reason.READING_OUT_OF_RANGE)
         value = (reading + self._key - self._own_delta + delta_in) % self._modulus

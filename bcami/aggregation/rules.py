@@ -5,6 +5,8 @@
 * Sums of different intervals within a day have the same contributors, or differ by at least `group_min` of them: a
   household's use hardly changes from one half-hour to the next, so the difference of two sums is a sum over those
   who differ. Members whom the head-end knows to collude fill such a difference too; only noise helps against that.
+* A ring tells its members no set that could be compared. So within a day a meter takes part in masked sums or in ring
+  sums, not in both.
 * With noise, the ε of all sums of a day stay within a budget.
 
 A reading counts as spent from the moment when its masked form leaves. It is free again only by a receipt that says that
@@ -13,7 +15,7 @@ the round is void, or that the meter is not among its contributors.
 
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -34,27 +36,47 @@ PAST_MAX: Final = 4_000
 """Sums that are remembered; beyond that a meter contributes no more until some are old."""
 
 
+class Objection(NamedTuple):
+    """Why a meter does not help to a sum."""
+
+    reason: Reason
+    earlier: int = 0
+    """Round of the earlier sum that stands against it, if one does."""
+
+
 def set_digest(hids: tuple[bytes, ...]) -> bytes:
     """Return the name of a set of contributors."""
     return sha256(b"bcami/aggregation/set/1" + b"".join(hids)).digest()
 
 
-def refuse_start(memory: MeterMemory, start: StartArgument) -> Reason | None:
-    """Return why the meter takes no part in the round, or None."""
+def refuse_start(memory: MeterMemory, start: StartArgument) -> Objection | None:
+    """Return why the meter takes no part in the masked round, or None."""
     if start.round <= memory.round_high:
-        return Reason.ROUND_NOT_ABOVE
-    end_s = _end_s(start)
+        return Objection(Reason.ROUND_NOT_ABOVE)
     newest_s = max((past.first_s for past in memory.past), default=0)
     if start.first_s < newest_s - FORGET_S:
-        return Reason.STALE
-    if any(start.first_s < _end_s(past) and past.first_s < end_s for past in memory.past):
-        return Reason.INTERVAL_SPENT
+        return Objection(Reason.STALE)
+    for past in memory.past:
+        if overlap(past, start):
+            return Objection(Reason.INTERVAL_SPENT, past.round)
+        if past.is_ring and are_near(past, start):
+            return Objection(Reason.GROUP_TOO_ALIKE, past.round)
     if len(memory.past) >= PAST_MAX:
-        return Reason.OVER_QUOTA
+        return Objection(Reason.OVER_QUOTA)
     if start.noise.epsilon_millionths:
         spent = sum(past.epsilon_millionths * past.slots for past in memory.past if are_near(past, start))
         if spent + start.noise.epsilon_millionths * start.slots > EPSILON_BUDGET_MILLIONTHS:
-            return Reason.BUDGET_SPENT
+            return Objection(Reason.BUDGET_SPENT)
+    return None
+
+
+def refuse_ring(memory: MeterMemory, start: StartArgument) -> Objection | None:
+    """Return why the meter takes no part in the ring round, or None; earlier rings are never a reason."""
+    for past in memory.past:
+        if not past.is_ring and overlap(past, start):
+            return Objection(Reason.INTERVAL_SPENT, past.round)
+        if not past.is_ring and are_near(past, start):
+            return Objection(Reason.GROUP_TOO_ALIKE, past.round)
     return None
 
 
@@ -64,15 +86,15 @@ def refuse_set(
     start: StartArgument,
     hids: tuple[bytes, ...],
     policy: Policy,
-) -> Reason | None:
+) -> Objection | None:
     """Return why the meter helps to no sum over these contributors, or None."""
     if len(hids) < policy.group_min:
-        return Reason.GROUP_TOO_SMALL
+        return Objection(Reason.GROUP_TOO_SMALL)
     wanted = frozenset(hids)
-    digests = {past.members for past in memory.past if past.round != start.round and are_near(past, start)}
-    for digest in digests - {NO_HASH, set_digest(hids)}:
+    former = {past.members: past.round for past in memory.past if past.round != start.round and are_near(past, start)}
+    for digest in former.keys() - {NO_HASH, set_digest(hids)}:
         if len(wanted.symmetric_difference(sets[digest])) < policy.group_min:
-            return Reason.GROUP_TOO_ALIKE
+            return Objection(Reason.GROUP_TOO_ALIKE, former[digest])
     return None
 
 
@@ -82,6 +104,13 @@ def remembering(memory: MeterMemory, start: StartArgument) -> MeterMemory:
     newest_s = max(start.first_s, *(item.first_s for item in memory.past)) if memory.past else start.first_s
     kept = tuple(item for item in memory.past if item.first_s >= newest_s - FORGET_S)
     return msgspec.structs.replace(memory, round_high=start.round, past=(*kept, past))
+
+
+def remembering_ring(memory: MeterMemory, start: StartArgument) -> MeterMemory:
+    """Return the memory with a ring round in it; the same interval counts once."""
+    kept = tuple(item for item in memory.past if not (item.is_ring and item.first_s == start.first_s))
+    past = PastSum(start.round, start.first_s, start.slots, NO_HASH, 0, is_ring=True)
+    return msgspec.structs.replace(memory, past=(*kept, past)[-PAST_MAX:])
 
 
 def settled(memory: MeterMemory, round_number: int, digest: bytes) -> MeterMemory:
@@ -99,6 +128,11 @@ def freed(memory: MeterMemory, round_number: int) -> MeterMemory:
 
 def _end_s(item: PastSum | StartArgument) -> int:
     return item.first_s + item.slots * HALF_HOUR_S
+
+
+def overlap(past: PastSum | StartArgument, start: StartArgument) -> bool:
+    """Tell whether some interval is in both."""
+    return start.first_s < _end_s(past) and past.first_s < _end_s(start)
 
 
 def are_near(past: PastSum | StartArgument, start: StartArgument) -> bool:

@@ -78,6 +78,15 @@ class HeadEnd:
             for task in running:
                 task.cancel()
 
+    async def tell(self, message: ToMeter) -> None:
+        """Send a message to every member; who is not there does not hear it."""
+
+        async def one(member: int) -> None:
+            async with self._orders[member], self._turns:
+                await self._ask(member, message)
+
+        await asyncio.gather(*(one(member) for member in range(len(self._hids))))
+
     def _decide(self, what: Any, *arguments: Any) -> list[Effect]:
         began = process_time()
         effects: list[Effect] = what(*arguments)

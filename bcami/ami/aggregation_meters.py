@@ -1,6 +1,7 @@
 """The meters of a fleet as parties of masked rounds, each reached over HTTP under its HID.
 
     POST /v1/aggregation/{hid}      msgpack ToMeter → msgpack ToHeadEnd, or 204 when there is nothing to say
+    GET  /metrics                   counts of noes and rounds
 
 What a meter wants kept is durable in the fleet's store before its answer leaves.
 """
@@ -16,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bcami.aggregation.bounds import Policy
+from bcami.aggregation.bounds import DEFAULT_POLICY, Policy
 from bcami.aggregation.meter import MEMORY, MaskedMeter, MeterKeys
 from bcami.aggregation.proofs import GenesisReader
 from bcami.aggregation.records import (
@@ -27,6 +28,7 @@ from bcami.aggregation.records import (
     RosterNotice,
 )
 from bcami.aggregation.rehearsal import Traffic
+from bcami.ami.aggregation_metrics import METER, AggregationMetrics
 from bcami.ami.fleet import Fleet
 from bcami.ami.outbox import AGGREGATION, Write
 from bcami.ami.transcript import Transcript
@@ -48,23 +50,24 @@ class MeterHost:
         meter_ids: Mapping[bytes, str],
         readings: Mapping[str, Readings],
         reader: GenesisReader,
-        policy: Policy,
-        transcript: Transcript,
+        metrics: AggregationMetrics,
+        policy: Policy = DEFAULT_POLICY,
     ) -> None:
         """`meter_ids` by HID: those of the group, which all have a session."""
         self._fleet = fleet
         self._readings = {hid: readings[meter_id] for hid, meter_id in meter_ids.items()}
-        self._transcript = transcript
+        self._metrics = metrics
+        self.transcript: Transcript | None = None
+        """Where messages are noted."""
         self._meters = {hid: self._make(hid, meter_id, reader, policy) for hid, meter_id in meter_ids.items()}
         self.is_down: Callable[[bytes, int], bool] = lambda _hid, _answered: False
         """Tells, of a meter and how often it answered in this round, whether it is gone: for trials of drop-outs."""
         self._answered: Counter[bytes] = Counter()
-        self.refused: Counter[Reason] = Counter()
         self.traffic = {hid: Traffic() for hid in meter_ids}
         self.cpu_s = 0.0
 
     def application(self) -> Starlette:
-        return Starlette(routes=[Route("/v1/aggregation/{hid}", self._take, methods=["POST"])])
+        return Starlette(routes=[Route("/v1/aggregation/{hid}", self._take, methods=["POST"]), self._metrics.route()])
 
     def new_round(self) -> None:
         """Forget how often meters answered."""
@@ -95,8 +98,9 @@ class MeterHost:
         except (ClientDisconnect, MalformedError):
             return self._refuse(400, Reason.MALFORMED)
         if self.is_down(hid, self._answered[hid]):
-            return self._refuse(503, Reason.NOT_READY)
-        self._transcript.note(hid.hex(), "head-end", type(message).__name__, body)
+            return Response(status_code=503)  # as if nobody were there: a trial, not a refusal
+        if self.transcript is not None:
+            self.transcript.note(hid.hex(), "head-end", type(message).__name__, body)
         began = process_time()
         answer = meter.receive(message, self._readings[hid].get, os.urandom(32))
         self.cpu_s += process_time() - began
@@ -114,5 +118,5 @@ class MeterHost:
         return Response(data, media_type=MSGPACK)
 
     def _refuse(self, status: int, reason: Reason) -> Response:
-        self.refused[reason] += 1
+        self._metrics.no(METER, reason)
         return JSONResponse({"reason": reason, "explanation": explain(reason)}, status_code=status)

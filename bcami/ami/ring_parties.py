@@ -44,6 +44,7 @@ from bcami.aggregation.ring_records import (
     WhoIsConcentrator,
 )
 from bcami.aggregation.ring_supplier import RESTART, ROUND, RingSupplier
+from bcami.ami.aggregation_metrics import METER, SUPPLIER_PARTY, AggregationMetrics
 from bcami.ami.transcript import Transcript
 from bcami.codec import Codec
 from bcami.crypto.hpke import KemSecretKey, open_from, seal_to
@@ -108,6 +109,7 @@ class RingParties:
         chain: bytes,
         epoch: int,
         transcript: Transcript,
+        metrics: AggregationMetrics,
     ) -> None:
         """`secrets` by address; the supplier's is SUPPLIER."""
         self._meters = dict(meters)
@@ -117,6 +119,7 @@ class RingParties:
         self._chain = chain
         self._epoch = epoch
         self._transcript = transcript
+        self._metrics = metrics
         self._http: httpx.AsyncClient | None = None
         self._turns = asyncio.Semaphore(POSTS_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,7 +129,6 @@ class RingParties:
         self.changed = asyncio.Event()
         """Set after every step of the supplier."""
         self.down: set[bytes] = set()
-        self.refused: Counter[Reason] = Counter()
         self.traffic = {address: Traffic() for address in secrets}
         self.cpu_s = 0.0
         hop_s = 0.05 * (len(meters) + 1)
@@ -145,6 +147,7 @@ class RingParties:
             routes=[
                 Route("/v1/ring/{address}", self._take, methods=["POST"]),
                 Route("/v1/ring", self._take_broadcast, methods=["POST"]),
+                self._metrics.route(),
             ]
         )
 
@@ -188,7 +191,7 @@ class RingParties:
         if address not in self._secrets:
             return self._refuse(404, Reason.NOT_A_MEMBER)
         if address in self.down:
-            return self._refuse(503, Reason.NOT_READY)
+            return Response(status_code=503)  # as if nobody were there: a trial, not a refusal
         message = self._opened(address, envelope)
         if isinstance(message, Reason):
             return self._refuse(403, message)
@@ -260,7 +263,7 @@ class RingParties:
                 case RingTimer(name):
                     self._arm(address, name)
                 case RingRefusal(reason):
-                    self.refused[reason] += 1
+                    self._metrics.no(SUPPLIER_PARTY if address == SUPPLIER else METER, reason)
         if address == SUPPLIER:
             self.changed.set()
 
@@ -312,7 +315,7 @@ class RingParties:
             try:
                 await self._http.post(path, content=body, timeout=ANSWER_S)
             except httpx.HTTPError:
-                self.refused[Reason.NOT_READY] += 1
+                self._metrics.no(METER, Reason.NOT_READY)
 
     def _broadcast_statement(self, item: Broadcast) -> bytes:
         parts = (item.sender, u64(item.number), prefixed(item.message))
@@ -326,7 +329,7 @@ class RingParties:
         return digest(b"bcami/aggregation/channel/1", self._chain, self._epoch, *parts)
 
     def _refuse(self, status: int, reason: Reason) -> Response:
-        self.refused[reason] += 1
+        self._metrics.no(METER, reason)
         return JSONResponse({"reason": reason}, status_code=status)
 
 

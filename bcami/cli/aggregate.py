@@ -13,7 +13,8 @@ from bcami.model.aggregation import GROUP_MIN, MEMBERS_MAX
 if TYPE_CHECKING:
     from bcami.cli.own_network import RunNetwork
     from bcami.paths import HomePaths
-    from bcami.processes.aggregation import AggregateOptions, AggregateReport
+    from bcami.processes.aggregation_place import AggregateOptions
+    from bcami.processes.aggregation_report import AggregateReport
     from bcami.replay.options import Filters
 
 STEP: Final = 1_000_000
@@ -72,20 +73,19 @@ def aggregate(
     noise = NO_NOISE
     if epsilon:
         noise = Noise(round(epsilon * 1e6), round(sensitivity * ENERGY_UNITS_PER_KWH), STEP)
-    readings, intervals = _readings(data_path(path), _filters(meters, from_, to), rounds)
-    if mode == RING:
-        whole = {meter: held for meter, held in readings.items() if all(start_s in held for start_s in intervals)}
-        for meter in sorted(readings.keys() - whole.keys()):
-            SCREEN.note(f"{meter} is left out: it lacks a reading, and one that cannot report breaks every ring")
-        readings = whole
-    from bcami.processes.aggregation import AggregateOptions
+    readings, intervals, absent = _readings(data_path(path), _filters(meters, from_, to), rounds, mode == RING)
+    from bcami.cli.aggregate_screen import show_report
+    from bcami.processes.aggregation import check_group
+    from bcami.processes.aggregation_place import AggregateOptions
 
     options = AggregateOptions(group, "masked" if mode == MASKED else "ring", intervals, dropouts, noise, seed)
+    check_group(options, len(readings))
     with network_for_run(home_paths(home), "aggregate", lambda _: None) as place:
         report = _run(place, options, readings)
         fields = {"mode": mode, "group": group, "noise": bool(epsilon), **msgspec.to_builtins(report)}
+        fields["absent"] = absent
         (place.run / "summary.json").write_text(json_format.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        _show(report, options, place.run)
+        show_report(report, absent, place.run)
     SCREEN.result("bcami/aggregate/1", fields)
     _check(report, options)
 
@@ -156,8 +156,13 @@ def _filters(meters: int | None, from_: str | None, to: str | None) -> "Filters"
     )
 
 
-def _readings(path: Path, filters: "Filters", rounds: int) -> tuple[dict[str, dict[int, int]], tuple[int, ...]]:
-    """Return each meter's readings, and the first half-hours of which most meters have one."""
+def _readings(
+    path: Path, filters: "Filters", rounds: int, is_ring: bool
+) -> tuple[dict[str, dict[int, int]], tuple[int, ...], list[str]]:
+    """Return each meter's readings, the first half-hours of which most meters have one, and the meters left out.
+
+    Left out are those without any reading of the time asked for; of a ring, those that lack one of these half-hours.
+    """
     from collections import Counter
 
     from bcami.replay.readings import ReadingStream
@@ -166,7 +171,8 @@ def _readings(path: Path, filters: "Filters", rounds: int) -> tuple[dict[str, di
     from bcami.replay.survey import survey
 
     source = discover(path)
-    chosen = survey(source).first(filters.meters)
+    surveyed = survey(source)
+    chosen = surveyed.first(filters.meters)
     stream = ReadingStream(source, filters, RejectLog(), chosen)
     found: dict[str, dict[int, int]] = {}
     held: Counter[int] = Counter()
@@ -177,7 +183,11 @@ def _readings(path: Path, filters: "Filters", rounds: int) -> tuple[dict[str, di
             found.setdefault(stream.meters.ids[meter], {})[start_s] = energy
             held[start_s] += 1
     most = max(held.values(), default=0)
-    return found, tuple(sorted(start_s for start_s, count in held.items() if count >= 0.95 * most)[:rounds])
+    intervals = tuple(sorted(start_s for start_s, count in held.items() if count >= 0.95 * most)[:rounds])
+    kept = found
+    if is_ring:
+        kept = {meter: values for meter, values in found.items() if all(start_s in values for start_s in intervals)}
+    return kept, intervals, sorted((chosen or frozenset(surveyed.meters)) - kept.keys())
 
 
 def _run(place: "RunNetwork", options: "AggregateOptions", readings: dict[str, dict[int, int]]) -> "AggregateReport":
@@ -197,39 +207,6 @@ def _run(place: "RunNetwork", options: "AggregateOptions", readings: dict[str, d
 
     with SCREEN.progress("aggregate") as progress:
         return asyncio.run(run(progress))
-
-
-def _show(report: "AggregateReport", options: "AggregateOptions", run: Path) -> None:
-    import datetime as dt
-
-    from bcami.units import energy_to_text
-
-    rows = []
-    for item in report.rounds:
-        start = dt.datetime.fromtimestamp(item.first_s, dt.UTC).strftime("%Y-%m-%d %H:%M")
-        told = "-" if item.energy is None else energy_to_text(item.energy)
-        true = "-" if item.true_energy is None else energy_to_text(item.true_energy)
-        rows.append((item.round, start, item.reason.value, item.contributors, told, true, item.is_proven, item.seconds))
-    SCREEN.table(("round", "half-hour", "ended", "members", "sum kWh", "true kWh", "proven", "seconds"), rows)
-    SCREEN.line()
-    if report.plan is not None:
-        plan = report.plan
-        SCREEN.line(
-            f"hidden from    everybody, while at most {plan.colluding_max} of {plan.members} meters collude: "
-            f"{plan.degree} neighbours, threshold {plan.threshold}"
-        )
-    else:
-        SCREEN.line("hidden from    whoever does not collude with a meter's two neighbours (docs/deviations.md)")
-    SCREEN.line(f"dropped out    {report.dropped} of {report.members}")
-    SCREEN.line(
-        f"each meter     {report.messages_per_meter:.2f} messages a round, "
-        f"{report.bytes_sent_per_meter:,.0f} B sent, {report.bytes_received_per_meter:,.0f} B received, "
-        f"{report.cpu_ms_per_meter:.2f} ms"
-    )
-    SCREEN.line(f"on the chain   {report.transactions} transactions, {report.transaction_bytes:,} B")
-    noes = report.refused.items() | report.declined.items()
-    SCREEN.line(f"noes           {', '.join(f'{count} {reason}' for reason, count in sorted(noes)) or 'none'}")
-    SCREEN.line(f"what each saw  {run / 'transcript.jsonl'}")
 
 
 def _check(report: "AggregateReport", options: "AggregateOptions") -> None:

@@ -27,8 +27,9 @@ from bcami.aggregation.ring_records import (
     ring_value,
 )
 from bcami.aggregation.ring_rehearsal import RingFaults, RingRehearsal
+from bcami.aggregation.rules import Objection, refuse_ring, remembering_ring
 from bcami.aggregation.shamir import combine
-from bcami.model.aggregation import SettleArgument, bitmap
+from bcami.model.aggregation import RING, SettleArgument, bitmap
 from bcami.model.reasons import Reason
 
 FIRST_S = 1_800 * 100_000
@@ -226,7 +227,41 @@ class TestDifferencing:
         for member in (0, 1, 2):
             street.step(member, call, lambda first_s: 1)
             answer = street.step(member, RevealCall(proof, ()), lambda _: None).message
-            assert answer == Declined(4, Reason.GROUP_TOO_ALIKE)
+            assert answer == Declined(4, Reason.GROUP_TOO_ALIKE, earlier=1)
+
+    def test_masked_a_ring_of_the_same_day_stands_against_it_and_it_against_a_ring(self):
+        """A ring tells its members no set: the difference of a masked sum and a ring sum could be one of them."""
+        street = Rehearsal(40, b"attack")
+        assert street.run(street.start(1, FIRST_S), reading).reason is Reason.VALID
+        for number, first_s, reason in (
+            (2, FIRST_S, Reason.INTERVAL_SPENT),
+            (2, FIRST_S + 1800, Reason.GROUP_TOO_ALIKE),
+        ):
+            ring_round = msgspec.structs.replace(street.start(number, first_s), mode=RING)
+            assert refuse_ring(street.meters[7].memory, ring_round) == Objection(reason, earlier=1)
+        day_later = msgspec.structs.replace(street.start(2, FIRST_S + 3 * 86_400), mode=RING)
+        assert refuse_ring(street.meters[7].memory, day_later) is None
+        for meter in street.meters:
+            meter.memory = remembering_ring(meter.memory, day_later)
+        for first_s, reason in (
+            (day_later.first_s, Reason.INTERVAL_SPENT),
+            (day_later.first_s + 1800, Reason.GROUP_TOO_ALIKE),
+        ):
+            call = RoundCall(street.reader.record("start", street.start(3, first_s)))
+            assert street.step(7, call, lambda _: 1).message == Declined(3, reason, earlier=2)
+
+    def test_masked_a_new_roster_changes_nothing(self):
+        """What a meter was part of counts, not under which roster: a head-end that starts again gains nothing."""
+        street, other = Rehearsal(40, b"attack"), Rehearsal(40, b"attack")
+        assert street.run(street.start(1, FIRST_S), reading).reason is Reason.VALID
+        other.stores = street.stores
+        for member in range(40):
+            other.restart(member)
+        again = other.run(other.start(2, FIRST_S), reading)
+        assert (again.reason, again.sums) == (Reason.GROUP_TOO_SMALL, ())
+        later = other.start(3, FIRST_S + 1800)
+        other.past.append((street.start(1, FIRST_S), frozenset(range(40))))
+        assert other.run(later, reading).reason is Reason.VALID, "the same contributors are fine"
 
     def test_masked_two_halves_of_the_group_do_not_come_to_two_alike_sums(self):
         """The head-end shows one set to some and, half an hour later, the set without one member to the others."""

@@ -14,7 +14,7 @@ METERS = 24
 
 def the_readings(rounds: int) -> list[int]:
     """Return every reading that is summed and is not too small to be told from chance."""
-    held, intervals = _readings(find_bundled("datasets/sample"), Filters(meters=METERS), rounds)
+    held, intervals, _ = _readings(find_bundled("datasets/sample"), Filters(meters=METERS), rounds, is_ring=False)
     values = [meter[start_s] for meter in held.values() for start_s in intervals if start_s in meter]
     return [value for value in values if value >= 2**17]
 
@@ -31,20 +31,37 @@ def leaks(messages: list[bytes], values: list[int]) -> list[int]:
 
 
 def seen(cluster: Cluster) -> list[dict[str, str]]:
-    run: Path = (cluster.home.runs / "latest").resolve()
-    return [json.loads(line) for line in (run / "transcript.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (finished(cluster) / "transcript.jsonl").read_text().splitlines()]
+
+
+def finished(cluster: Cluster) -> Path:
+    """Return the folder of the run that was not refused."""
+    return next(cluster.home.runs.glob("*/summary.json")).parent
 
 
 def test_masked(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path / "home")
+    cluster.run("init", "--base-port", "0")
+    cluster.run("up", "--detach")
     told = cluster.json("aggregate", "sample", "--meters", str(METERS), "--rounds", "2", "--dropouts", "0.05")
+    spent = cluster.run("aggregate", "sample", "--meters", str(METERS), "--rounds", "2", expect=2)
+    assert "round 1 of street" in spent, "a second run knows what was summed"
+    assert "--from 2012-12-18T04:30" in spent
+    mixed = cluster.run("aggregate", "sample", "--meters", str(METERS), "--mode", "ring", "--rounds", "2", expect=2)
+    assert "--from 2012-12-19T04:30" in mixed, "and that ring and masked sums do not go together"
+    cluster.stop()
     assert (told["mode"], told["members"], told["dropped"]) == ("masked", METERS, 1)
     for item in told["rounds"]:
         assert item["reason"] == "valid"
         assert item["is_proven"]
         assert item["energy"] == item["true_energy"]
         assert item["contributors"] == METERS - 2, "one is gone, another has no reading"
-    assert told["declined"] == {"no_reading": 2}
+    assert told["noes"] == {"meter": {"no_reading": 2}}
+    assert len(told["left_out"]) == 4, "each with its reason, in each round"
+    assert {(item["reason"], item["is_trial"]) for item in told["left_out"]} == {
+        ("no_reading", False),
+        ("timed_out", True),
+    }
     assert told["messages_per_meter"] <= 3
     values = the_readings(2)
     assert len(values) > METERS
@@ -59,6 +76,9 @@ def test_masked(tmp_path: Path) -> None:
     assert len({line["at"] for line in transcript}) == METERS, "the head-end, and all who are there"
     messages = [bytes.fromhex(line["bytes"]) for line in transcript]
     assert leaks(messages, values) == []
+    counted = (finished(cluster) / "metrics.prom").read_text()
+    assert 'bcami_aggregation_refused_total{party="meter",reason="no_reading"} 2.0' in counted
+    assert 'bcami_aggregation_rounds_total{mode="masked",reason="valid"} 2.0' in counted
     assert leaks([*messages, encode(("here", values[0]))], values), "the search finds one that is there"
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from bcami.aggregation.head_end import Call, Ended, MaskedRound, Submit
+from bcami.aggregation.head_end import Alike, Call, Ended, MaskedRound, Past, Submit
 from bcami.aggregation.masks import MaskSum, PairKey
 from bcami.aggregation.records import Contribution, Declined, Reveal, RevealCall, RosterNotice, RoundCall, RoundVoid
 from bcami.aggregation.rehearsal import READING_MAX, Faults, Rehearsal
@@ -270,6 +270,45 @@ class TestWhatAMeterInsistsOn:
             else:
                 call = RoundCall(street.reader.record("start", start))
                 assert no(street.step(0, call, lambda _: 1)) is expected
+
+
+class TestWhoIsLeftOut:
+    """A reader of a round hears of each member why it is not in the sum."""
+
+    def left_out(self, street, start, silent=(), past=(), lacking=()) -> tuple[MaskedRound, dict[int, Declined]]:
+        head_end = MaskedRound(street.group, start, street.reader, street.notice, past)
+        for call in head_end.begin(street.reader.record("start", start)):
+            if isinstance(call, Call) and call.member not in silent:
+                answer = street.step(
+                    call.member, call.message, lambda _, call=call: None if call.member in lacking else 5
+                )
+                if answer.message is not None:
+                    head_end.receive(call.member, answer.message)
+        if silent or lacking:
+            head_end.timed_out("contributions")
+        return head_end, head_end.left_out()
+
+    def test_its_own_no_or_its_silence(self, street):
+        _, missing = self.left_out(street, street.start(1, FIRST_S), silent=(3,), lacking=(17,))
+        assert missing == {3: Declined(1, Reason.TIMED_OUT), 17: Declined(1, Reason.NO_READING)}
+
+    def test_the_earlier_sum_is_named(self, street):
+        assert street.run(street.start(7, FIRST_S), reading).reason is Reason.VALID
+        head_end = MaskedRound(street.group, street.start(9, FIRST_S), street.reader, None)
+        for call in head_end.begin(street.reader.record("start", street.start(9, FIRST_S))):
+            if isinstance(call, Call):
+                head_end.receive(call.member, street.step(call.member, call.message, lambda _: 5).message)
+        assert set(head_end.left_out().values()) == {Declined(9, Reason.INTERVAL_SPENT, earlier=7)}
+
+    def test_whom_the_rule_about_alike_groups_leaves_out(self, street):
+        """Earlier sums of other rosters count: strangers are members with negative numbers."""
+        before = Past(4, frozenset(range(1, 40)))
+        _, missing = self.left_out(street, street.start(5, FIRST_S), past=(before,))
+        assert missing == {0: Declined(5, Reason.GROUP_TOO_ALIKE)}
+        alike, _ = self.left_out(
+            street, street.start(6, FIRST_S + 9 * DAY_S), past=(Past(4, frozenset(range(-1, 39))),)
+        )
+        assert alike.alike == Alike(earlier=4, differ=2)
 
 
 class TestHeadEnd:
