@@ -9,7 +9,9 @@ from typing import Final
 from bcami.cli.bench import first_unused_start
 from bcami.cli.meters import open_fleet
 from bcami.cli.own_network import RunNetwork, network_for_run
+from bcami.client.nodes import NodeClient
 from bcami.paths import HomePaths
+from bcami.processes.newest import BLOCKS_MAX
 from bcami.report.security.attack import Account, Attack
 from bcami.report.security.live import tampered_node
 
@@ -44,4 +46,7 @@ async def _load(place: RunNetwork) -> None:
         await fleet.enrol(ids)
         load = Load(fleet, ids, first_unused_start(place.home), readings=1)
         await load.steady(REPORTS_PER_SECOND, SECONDS, lambda _: None)
-        await fleet.drain()
+        async with NodeClient(place.network.nodes[0].url) as node:
+            while (await node.status())["height"] <= BLOCKS_MAX + 1:
+                await load.one()
+                await fleet.drain()

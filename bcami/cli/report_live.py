@@ -41,7 +41,7 @@ class LiveEffort:
     @classmethod
     def of(cls, effort: Effort) -> "LiveEffort":
         if effort.quick:
-            return cls(40, 1.0, 2.5, 2.0, 5, 1.0, (BASE,), (1, 48))
+            return cls(40, 0.7, 1.8, 1.5, 5, 0.6, (BASE,), (1, 48))
         return cls(200, 3.0, 12.0, 10.0, 30, 5.0, (BASE, 7, 10, 13), READINGS)
 
     def of_base_only(self) -> "LiveEffort":

@@ -46,6 +46,7 @@ from bcami.processes.evidence import OUTCOME_S, EvidenceFolder, EvidenceReporter
 from bcami.processes.home import load_node_secrets, load_operator_token, open_home
 from bcami.processes.logs import Repetition, start_logging
 from bcami.processes.memory import TRIM_S, Trimmer
+from bcami.processes.newest import check_newest
 from bcami.processes.watchdog import Watchdog, end_process
 
 SHUTDOWN_S: Final = 2
@@ -107,6 +108,7 @@ class NodeProcess:
         self._check_stores(paths, public_key, amnesia)
         promises = LmdbPromises(paths.promises, public_key) if amnesia is None else None
         ledger = LmdbLedger(paths.ledger, self._genesis)
+        self._log.info("newest blocks checked", blocks=check_newest(ledger, roster, self._name))
         core = self._core_type()(
             roster,
             self._replica,

@@ -13,32 +13,45 @@ from bcami.model.genesis import Genesis
 from bcami.model.reasons import Reason
 from bcami.paths import HomePaths
 from bcami.processes.audit import audit_nodes
+from bcami.processes.newest import BLOCKS_MAX
 from bcami.processes.supervisor import Readiness, Supervisor
 from bcami.report.security.attack import Account
 from bcami.report.security.tampering import rewrite
 
-CHECKSUMS_ONLY: Final = (
-    "a start checks checksums, not the whole chain; what the node then shows of that block proves nothing to whoever "
-    "checks receipts and certificates, and `bcami verify` finds it"
+OLD_BLOCK: Final = (
+    f"a start checks checksums, the hash chain and the newest {BLOCKS_MAX} blocks, not all of the chain; what the node "
+    "then shows of that block proves nothing to whoever checks receipts and certificates, and `bcami verify` finds it"
 )
 PUT_ASIDE: Final = "ledger.tampered"
 
 
 def tampered_node(account: Account, home: HomePaths, network: Network, genesis: Genesis) -> None:
-    """Change the ledger of the third node of a running network that has some blocks; it runs again afterwards."""
+    """Change the ledger of the third node of a running network that has blocks; it runs again afterwards.
+
+    There must be more than BLOCKS_MAX.
+    """
     supervisor = Supervisor(home, network, attached=True)
     names = [node.name for node in network.nodes]
     name = names[2]
     before = _audit(home, genesis, names)
     account.check("`bcami verify` passes on all nodes while they run", all(report.ok for report in before))
     last = before[2].height
+    account.check("there are older blocks than a start checks", last > BLOCKS_MAX)
     account.does(f"is the operator of {name}: stops it, and changes an outcome in block {last}, checksum and all")
     supervisor.down([name])
+    folder = home.node(name).ledger
     try:
-        rewrite(home.node(name).ledger, BLOCKS, height_key(last), lambda value: _other_outcome(value, last))
+        rewrite(folder, BLOCKS, height_key(last), lambda value: _outcome_as(value, last, Reason.REPLAY))
         refused = _start(supervisor, name)
         account.no(f"{name}, at its start", refused)
-        account.aim("have the node start on the changed ledger", refused is None, CHECKSUMS_ONLY)
+        account.aim("have the node start with a new block changed", refused is None)
+        supervisor.down([name])
+        account.does("puts it right, and changes an outcome in block 1 instead")
+        rewrite(folder, BLOCKS, height_key(last), lambda value: _outcome_as(value, last, Reason.VALID))
+        rewrite(folder, BLOCKS, height_key(1), lambda value: _outcome_as(value, 1, Reason.REPLAY))
+        refused = _start(supervisor, name)
+        account.no(f"{name}, at its start", refused)
+        account.aim("have the node start with an old block changed", refused is None, OLD_BLOCK)
         supervisor.down([name])
         after = {report.name: report for report in _audit(home, genesis, names)}
         error = after[name].first_error
@@ -54,10 +67,10 @@ def tampered_node(account: Account, home: HomePaths, network: Network, genesis: 
         supervisor.down([name])
 
 
-def _other_outcome(value: bytes, height: int) -> bytes:
+def _outcome_as(value: bytes, height: int, reason: Reason) -> bytes:
     body = decoded(BLOCKS, height_key(height), value, BODY_DECODER)
     first, *rest = body.outcomes
-    return encode(replace(body, outcomes=(replace(first, reason=Reason.REPLAY), *rest)))
+    return encode(replace(body, outcomes=(replace(first, reason=reason), *rest)))
 
 
 def _start(supervisor: Supervisor, name: str) -> str | None:
