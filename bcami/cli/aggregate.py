@@ -191,8 +191,7 @@ def _readings(
 
 
 def _run(place: "RunNetwork", options: "AggregateOptions", readings: dict[str, dict[int, int]]) -> "AggregateReport":
-    import asyncio
-
+    from bcami.cli.interrupt import run_command
     from bcami.cli.meters import open_fleet
     from bcami.processes.aggregation import run_aggregation
 
@@ -206,7 +205,7 @@ def _run(place: "RunNetwork", options: "AggregateOptions", readings: dict[str, d
             )
 
     with SCREEN.progress("aggregate") as progress:
-        return asyncio.run(run(progress))
+        return run_command(run(progress))
 
 
 def _check(report: "AggregateReport", options: "AggregateOptions") -> None:

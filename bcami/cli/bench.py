@@ -9,6 +9,8 @@ from bcami.cli.options import HOME_DEFAULT, Home, Json, home_paths
 from bcami.cli.screen import SCREEN
 
 if TYPE_CHECKING:
+    import threading
+
     from bcami.config import Network
     from bcami.paths import HomePaths
     from bcami.replay.load import Window
@@ -52,7 +54,9 @@ def bench(
 
 def _measure(home: "HomePaths", network: "Network", seconds: float, meters: int) -> dict[str, Any]:
     import asyncio
+    import threading
 
+    from bcami.cli.interrupt import run_command
     from bcami.cli.meters import open_fleet
     from bcami.processes.cpu import cores, primitive_seconds
     from bcami.replay.load import Load
@@ -70,7 +74,11 @@ def _measure(home: "HomePaths", network: "Network", seconds: float, meters: int)
             full = await load.saturate(
                 WARM_UP_S, seconds, usage.mark, lambda done: show(f"saturated: {done:,} committed")
             )
-            behind_s = await asyncio.to_thread(_mdms_behind, home, network)
+            given_up = threading.Event()
+            try:
+                behind_s = await asyncio.to_thread(_mdms_behind, home, network, given_up)
+            finally:
+                given_up.set()
             await fleet.drain()
             half = await load.steady(
                 full.per_second / 2, max(5.0, seconds / 2), lambda done: show(f"half load: {done:,} committed")
@@ -78,7 +86,7 @@ def _measure(home: "HomePaths", network: "Network", seconds: float, meters: int)
             return full, behind_s, half
 
     with SCREEN.progress("bench") as progress:
-        full, behind_s, half = asyncio.run(run(progress))
+        full, behind_s, half = run_command(run(progress))
     void = ""
     if behind_s > MDMS_BEHIND_S_MAX:
         void = f"the MDMS was {behind_s:.1f} s behind at the end, more than {MDMS_BEHIND_S_MAX:.0f} s"
@@ -156,14 +164,14 @@ def _rss_bytes(pid: int) -> int:
     return 0
 
 
-def _mdms_behind(home: "HomePaths", network: "Network") -> float:
+def _mdms_behind(home: "HomePaths", network: "Network", given_up: "threading.Event") -> float:
     """Return the seconds until the MDMS has stored what is certified now."""
     import time
 
     from bcami.cli.data import wait_for_mdms
 
     start = time.perf_counter()
-    wait_for_mdms(home, network)
+    wait_for_mdms(home, network, given_up)
     return time.perf_counter() - start
 
 

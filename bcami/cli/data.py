@@ -135,8 +135,7 @@ def run_replay_of(
     home: "HomePaths", network: "Network", options: "ReplayOptions", folder: Path | None = None
 ) -> "ReplayResult":
     """Replay with progress. The rejects file goes into `folder`, by default where the fleet is."""
-    import asyncio
-
+    from bcami.cli.interrupt import run_command
     from bcami.cli.meters import open_fleet
     from bcami.replay.runner import run_replay
 
@@ -145,11 +144,11 @@ def run_replay_of(
             return await run_replay(options, fleet, show, folder=folder or home.fleet)
 
     with SCREEN.progress("replay") as progress, _NetworkState(home, network) as state:
-        return asyncio.run(run(lambda now: progress(_replay_line(now, state))))
+        return run_command(run(lambda now: progress(_replay_line(now, state))))
 
 
-def wait_for_mdms(home: "HomePaths", network: "Network") -> int:
-    """Return the height when the MDMS has stored every block that is certified now.
+def wait_for_mdms(home: "HomePaths", network: "Network", given_up: threading.Event | None = None) -> int:
+    """Return the height when the MDMS has stored every block that is certified now, or when `given_up` is set.
 
     Raises EnvironmentFault when it is not running, or makes no progress for STALLED_S.
     """
@@ -158,6 +157,7 @@ def wait_for_mdms(home: "HomePaths", network: "Network") -> int:
     from bcami.cli.ask import get_json, http_client, running_mdms, running_nodes
     from bcami.errors import EnvironmentFault
 
+    given_up = given_up or threading.Event()
     url = running_mdms(home, network)
     with http_client() as client, SCREEN.progress("waiting for the MDMS") as progress:
         told = [get_json(client, node.url, "/v1/status") for node in running_nodes(home, network)]
@@ -165,7 +165,7 @@ def wait_for_mdms(home: "HomePaths", network: "Network") -> int:
         height, moved = -1, time.monotonic()
         while True:
             now = int(get_json(client, url, "/v1/status")["height"])
-            if now >= target:
+            if now >= target or given_up.is_set():
                 return now
             if now > height:
                 height, moved = now, time.monotonic()
@@ -174,7 +174,7 @@ def wait_for_mdms(home: "HomePaths", network: "Network") -> int:
                     f"the MDMS stands at height {now} of {target} for {STALLED_S:.0f} s", do="bcami logs mdms"
                 )
             progress(f"height {now} of {target}")
-            threading.Event().wait(_POLL_S)
+            given_up.wait(_POLL_S)
 
 
 def run_reconcile_of(

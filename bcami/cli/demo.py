@@ -89,8 +89,7 @@ def _run(place: "RunNetwork", began: float) -> dict[str, Any]:
 
 
 def _tour(place: "RunNetwork") -> "TourReport":
-    import asyncio
-
+    from bcami.cli.interrupt import run_command
     from bcami.cli.meters import open_fleet
     from bcami.processes.downstream import Tour
 
@@ -99,7 +98,7 @@ def _tour(place: "RunNetwork") -> "TourReport":
             fleet = opened.fleet
             return await Tour(place.home, place.network, place.genesis, fleet, fleet.in_session()).run()
 
-    return asyncio.run(run())
+    return run_command(run())
 
 
 def _report(item: "Readiness") -> None:

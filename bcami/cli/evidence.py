@@ -4,11 +4,11 @@ Nothing is believed for being told: the chain's records are what weak equal answ
 statements, recorded or kept, is verified here against genesis.
 """
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from bcami.cli.interrupt import run_command
 from bcami.client.nodes import NodeClient
 from bcami.client.reads import weak_read
 from bcami.codec import encode
@@ -44,7 +44,7 @@ def recorded(urls: Sequence[str], roster: Roster) -> list[Recorded]:
 
     Raises InconclusiveError when weak nodes do not agree, ExpectationError when what they agree on does not hold.
     """
-    found = asyncio.run(_read(urls, roster))
+    found = run_command(_read(urls, roster))
     for item in found:
         if not _holds(item.record, roster):
             raise ExpectationError(

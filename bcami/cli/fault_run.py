@@ -1,7 +1,6 @@
 """Runs one scenario on a live network: the load, the timeline, the watch, and afterwards the whole comparison."""
 
 import asyncio
-import signal
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -13,6 +12,7 @@ from bcami.ami.statistics import FleetStatistics
 from bcami.cli.fault_compare import compare, save_sent
 from bcami.cli.fault_control import Control
 from bcami.cli.fault_watch import Clock, LoadWatch, MachineWatch, NodeWatch, RecordedFleet
+from bcami.cli.interrupt import run_command
 from bcami.cli.meters import HomeFleet, open_fleet
 from bcami.cli.own_network import RunNetwork
 from bcami.cli.screen import SCREEN
@@ -84,29 +84,12 @@ def run_scenario(place: RunNetwork, scenario: Scenario) -> Outcome:
     stage = Stage(place, scenario, control, clock, watch, Random(scenario.seed), meter_ids)  # noqa: S311 - replayable
     control.heal()  # also tells early whether this network takes faults at all
     try:
-        fleet = _until_terminated(_perform(stage))
+        fleet = run_command(_perform(stage))
         save_sent(place.run / "sent", fleet.given)
         compare(place, stage.history, place.run / "sent")
         return Outcome(scenario, stage.history, stage.events, watch)
     finally:
         control.close()
-
-
-def _until_terminated(work: Coroutine[Any, Any, RecordedFleet]) -> RecordedFleet:
-    """Run the work; SIGTERM ends it as Ctrl-C does, with every fault healed on the way out."""
-    asked = signal.getsignal(signal.SIGTERM)
-
-    async def run() -> RecordedFleet:
-        task = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(run())
-    except asyncio.CancelledError:
-        raise SystemExit(128 + signal.SIGTERM) from None
-    finally:
-        signal.signal(signal.SIGTERM, asked)
 
 
 async def _perform(stage: Stage) -> RecordedFleet:

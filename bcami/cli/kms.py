@@ -218,9 +218,9 @@ def listen(
 
     Example: bcami kms listen --seconds 60
     """
-    import asyncio
+    from bcami.cli.interrupt import run_command
 
-    taken, refused, refused_above = asyncio.run(_listen(home_paths(home), seconds))
+    taken, refused, refused_above = run_command(_listen(home_paths(home), seconds))
     SCREEN.line(f"{len(taken)} messages")
     for who, counts in (("the meters", refused), ("the MDMS", refused_above)):
         if counts:

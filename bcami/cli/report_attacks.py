@@ -1,12 +1,12 @@
 """The part of the security report that needs a running network: one of its own, never the user's."""
 
-import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from bcami.cli.bench import first_unused_start
+from bcami.cli.interrupt import run_command
 from bcami.cli.meters import open_fleet
 from bcami.cli.own_network import RunNetwork, network_for_run
 from bcami.client.nodes import NodeClient
@@ -28,7 +28,7 @@ def live_attacks(folder: Path, show: Callable[[str], None]) -> tuple[Attack, ...
         own = HomePaths(folder / "networks")
         show("a network of 4 nodes")
         with network_for_run(own, "report-network", lambda _: None) as place:
-            asyncio.run(_load(place))
+            run_command(_load(place))
             show("tampering with one of its ledgers")
             tampered_node(account, place.home, place.network, place.genesis)
         shutil.rmtree(own.folder, ignore_errors=True)  # logs; after an error they stay, with the network

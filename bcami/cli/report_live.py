@@ -1,6 +1,5 @@
 """The part of the cost report that needs a running network: makes one, loads it, watches it, and takes it down."""
 
-import asyncio
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bcami.cli.bench import Usage, first_unused_start
+from bcami.cli.interrupt import run_command
 from bcami.cli.meters import open_fleet
 from bcami.cli.own_network import RunNetwork, is_up, network_for_run
 from bcami.cli.report_way import Gate, follow_reports, price_gateway, watching
@@ -57,7 +57,7 @@ def measure_live(home: HomePaths, folder: Path, effort: LiveEffort, show: Callab
         place = home if nodes == BASE and is_up(home) else own
         show(f"a network of {nodes} nodes")
         with network_for_run(place, "report-network", lambda _: None, nodes=nodes) as network:
-            found.append(asyncio.run(_measure(network, effort, is_base=nodes == BASE, show=show)))
+            found.append(run_command(_measure(network, effort, is_base=nodes == BASE, show=show)))
     shutil.rmtree(own.folder, ignore_errors=True)  # logs; after an error they stay, with the network
     return LiveFound(
         tuple(run for item in found for run in item.runs),

@@ -180,8 +180,7 @@ def _ask(node: "NodeAddress", path: str, absent: str, **options: Any) -> dict[st
 
 
 def _is_proven(home: str, node: "NodeAddress", transaction_id: bytes) -> bool:
-    import asyncio
-
+    from bcami.cli.interrupt import run_command
     from bcami.client.nodes import NodeClient
     from bcami.client.receipts import ReceiptVerifier
     from bcami.crypto.roster import Roster
@@ -197,7 +196,7 @@ def _is_proven(home: str, node: "NodeAddress", transaction_id: bytes) -> bool:
             return False
         return verifier.outcome(answer.results[0], transaction_id) is not None
 
-    return asyncio.run(check())
+    return run_command(check())
 
 
 def _hid(home: str, identity: str) -> bytes:

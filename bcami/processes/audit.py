@@ -4,6 +4,7 @@ Each ledger is read by a child process of its own (`bcami.ledger.audit`), two at
 from here: who had to sign a transaction, and what executing the chain again from genesis gives, only contracts know.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,7 +17,7 @@ from bcami.contract.package import load_package
 from bcami.contract.runtime import Runtime
 from bcami.crypto.roster import Roster
 from bcami.endorsement.pool import hold
-from bcami.errors import EnvironmentFault
+from bcami.errors import EnvironmentFault, InconclusiveError
 from bcami.ledger.audit import audit_ledger
 from bcami.ledger.memory import MemoryLedger
 from bcami.ledger.position import POSITION_BYTES, PositionMark
@@ -56,7 +57,16 @@ def audit_hooks(genesis: Genesis, chaincode: Path | None) -> AuditHooks:
 
 
 def audit_nodes(home: HomePaths, genesis: Genesis, names: Sequence[str], progress: AuditProgress) -> list[AuditReport]:
-    """Return one report for each node, in the order of `names`; none of them raises for what a ledger holds."""
+    """Return one report for each node, in the order of `names`; none of them raises for what a ledger holds.
+
+    An interrupt ends the children too.
+    """
+    given_up = threading.Event()
+
+    def told(name: str, done: int, total: int) -> None:
+        if given_up.is_set():
+            raise InconclusiveError("the audit was interrupted")
+        progress(name, done, total)
 
     def audit(name: str) -> AuditReport:
         try:
@@ -64,7 +74,7 @@ def audit_nodes(home: HomePaths, genesis: Genesis, names: Sequence[str], progres
                 home.node(name).ledger,
                 genesis,
                 home.chaincode,
-                lambda done, total: progress(name, done, total),
+                lambda done, total: told(name, done, total),
                 name=name,
                 hooks=HOOKS,
             )
@@ -72,7 +82,12 @@ def audit_nodes(home: HomePaths, genesis: Genesis, names: Sequence[str], progres
             return AuditReport(name, ok=False, mode="full", first_error=FirstError(None, "", fault.what))
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="audit") as pool:
-        reports = list(pool.map(audit, names))
+        try:
+            reports = list(pool.map(audit, names))
+        except BaseException:
+            given_up.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return _agreeing(home, genesis, reports)
 
 

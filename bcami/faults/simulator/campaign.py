@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Final, TypeVar
 
 CHUNK: Final = 64
@@ -45,6 +46,22 @@ class Found:
         self.broken += other.broken
 
 
+@contextmanager
+def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes. When the block ends early, by an interrupt or a signal too, they end at once."""
+    others = set(active_children())
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(active_children()) - others:
+            child.terminate()
+        raise
+    else:
+        pool.shutdown()
+
+
 def _run_chunk(play: Callable[[Item], Found], items: Sequence[Item]) -> Found:
     total = Found()
     for item in items:
@@ -59,6 +76,6 @@ def run_campaign(play: Callable[[Item], Found], items: Sequence[Item], jobs: int
         for chunk in chunks:
             yield _run_chunk(play, chunk)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with worker_pool(jobs) as pool:
         for done in as_completed([pool.submit(_run_chunk, play, chunk) for chunk in chunks]):
             yield done.result()

@@ -3,13 +3,13 @@
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from hashlib import sha256
-from multiprocessing import get_context
 from typing import Final
 
 from bcami.faults.simulator.agreement import Violation
+from bcami.faults.simulator.campaign import worker_pool
 from bcami.faults.simulator.cluster import SimulatedCluster
 from bcami.faults.simulator.plan import draw_plan
 from bcami.faults.simulator.signing import in_force
@@ -114,6 +114,6 @@ def run_seeds(seeds: range, nodes: int | None = None, jobs: int = 1) -> Iterator
             yield run_seed(seed, nodes)
         return
     chunks = [seeds[first : first + CHUNK] for first in range(0, len(seeds), CHUNK)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with worker_pool(jobs) as pool:
         for done in as_completed([pool.submit(_run_chunk, chunk, nodes) for chunk in chunks]):
             yield from done.result()
