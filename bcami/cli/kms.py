@@ -204,7 +204,8 @@ def audit(
         )
     anchored = told["anchored_length"]
     said = f"and its first {anchored} are those that the chain has" if anchored else "none of them on the chain yet"
-    SCREEN.line(f"the log is whole: {told['length']} entries, {said}")
+    but = ", but for what is missing" if told["gaps"] else ""
+    SCREEN.line(f"the log is whole{but}: {told['length']} entries, {said}")
     SCREEN.result("bcami/kms_audit/1", told)
 
 

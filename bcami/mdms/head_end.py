@@ -1,13 +1,14 @@
 """Where the MDMS's messages wait for those who carry them to meters.
 
-A ring of the newest messages. Each stream reads it at its own pace from its own place, so a slow or a lost reader holds
-nothing and nobody up; one that fell behind the ring, or comes from another run of the MDMS, is told that there is a
-gap. Nothing is lost by that: the delivery book (`bcami.kms.deliveries`) is durable, and a meter that checks in gets by
-unicast what waits for it.
+A ring of the newest messages. Each stream has a list of the places that it is to hear, and reads them at its own pace:
+a slow or a lost reader holds nothing and nobody up, and a message for one meter is no work for the streams of others.
+A stream that fell behind, or comes from another run of the MDMS, is told that there is a gap. Nothing is lost by that:
+the delivery book (`bcami.kms.deliveries`) is durable, and a meter that checks in gets by unicast what waits for it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Container, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Final, NamedTuple
 
 from bcami.kms.wire import DownItem
@@ -16,6 +17,9 @@ from bcami.units import MIB
 RING_MESSAGES_MAX: Final = 20_000
 RING_BYTES_MAX: Final = 16 * MIB
 LISTENERS_MAX: Final = 1_024
+PENDING_MAX: Final = 2_048
+PENDING_OF_METER_MAX: Final = 8
+"""Messages that a stream may be behind: so many for its groups, and for each of its meters."""
 SUBSCRIBED_MAX: Final = 400_000
 """Meters of all streams together: about 40 MB."""
 _PLACE_DIGITS_MAX: Final = 18
@@ -44,13 +48,28 @@ Heard = Epoch | Gap | Message
 
 
 class Listener:
-    """A stream's place: the meters that it is for."""
+    """A stream's place: the meters that it is for, and what it has not heard yet."""
 
-    __slots__ = ("admitted", "hids")
+    __slots__ = ("admitted", "has_gap", "hids", "pending", "wanted")
 
     def __init__(self, hids: Iterable[bytes]) -> None:
         self.hids = set(hids)
         self.admitted = len(self.hids)
+        self.pending: deque[int] = deque()
+        """Places in the ring, ascending."""
+        self.has_gap = False
+        self.wanted = asyncio.Event()
+
+    def add(self, place: int) -> None:
+        if len(self.pending) >= PENDING_MAX + PENDING_OF_METER_MAX * self.admitted:
+            self.lose()
+        self.pending.append(place)
+        self.wanted.set()
+
+    def lose(self) -> None:
+        """It fell behind: it is told that there is a gap."""
+        self.pending.clear()
+        self.has_gap = True
 
 
 class HeadEnd:
@@ -65,32 +84,38 @@ class HeadEnd:
         self._next = 1
         self._bytes = 0
         self._epoch: bytes | None = None
-        self._changed = asyncio.Event()
         self._listeners: set[Listener] = set()
+        self._by_hid: dict[bytes, list[Listener]] = {}
         self._subscribed = 0
         self.is_stopping = False
 
     def put(self, item: DownItem) -> None:
         """Add a message; the oldest ones leave when there are too many."""
-        self._ring[self._next] = item
+        place = self._next
+        self._ring[place] = item
         self._next += 1
         self._bytes += len(item.message)
         while len(self._ring) > self._messages_max or self._bytes > self._bytes_max:
             oldest = next(iter(self._ring))
             self._bytes -= len(self._ring.pop(oldest).message)
-        self._wake()
+        for listener in self._by_hid.get(item.hid, ()) if item.hid else self._listeners:
+            listener.add(place)
 
     def open_epoch(self, proof: bytes) -> None:
         """Tell all streams of an epoch. What was sent before it is of no use any more."""
         self._epoch = proof
         self._ring.clear()
         self._bytes = 0
-        self._wake()
+        for listener in self._listeners:
+            listener.pending.clear()
+            listener.has_gap = False
+            listener.wanted.set()
 
     def stop(self) -> None:
         """End all streams."""
         self.is_stopping = True
-        self._wake()
+        for listener in self._listeners:
+            listener.wanted.set()
 
     @property
     def listeners(self) -> int:
@@ -108,51 +133,72 @@ class HeadEnd:
             return None
         listener = Listener(hids)
         self._listeners.add(listener)
+        for hid in listener.hids:
+            self._by_hid.setdefault(hid, []).append(listener)
         self._subscribed += listener.admitted
         return listener
 
     def leave(self, listener: Listener) -> None:
         self._listeners.discard(listener)
         self._subscribed -= listener.admitted
+        for hid in listener.hids:
+            others = [other for other in self._by_hid.get(hid, ()) if other is not listener]
+            if others:
+                self._by_hid[hid] = others
+            else:
+                self._by_hid.pop(hid, None)
 
     def shut_out(self, hid: bytes) -> None:
         """Send a meter nothing more on any stream: it was revoked."""
-        for listener in self._listeners:
+        for listener in self._by_hid.pop(hid, ()):
             listener.hids.discard(hid)
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def listen(self, hids: Container[bytes], after: str | None) -> AsyncIterator[Heard | None]:
-        """Yield what is for these meters or for groups: from now on, or after the place where a stream ended.
+    async def listen(self, listener: Listener, after: str | None) -> AsyncIterator[Heard | None]:
+        """Yield what is for a stream's meters or for groups: since it was admitted, or after where another ended.
 
         None is yielded when nothing happens for a while.
         """
-        place = self._next - 1 if after is None else self._place_of(after)
+        if after is not None:
+            self._resume(listener, self._place_of(after))
         epoch: bytes | None = None
         while not self.is_stopping:
-            changed = self._changed
-            before = next(iter(self._ring), self._next) - 1
             if self._epoch is not None and self._epoch != epoch:
-                if epoch is not None:
-                    place = max(before, place or 0)  # what the ring lost was under keys that are gone
                 epoch = self._epoch
                 yield Epoch(epoch)
-            elif place is None or place < before:
-                place = before
+            elif listener.has_gap:
+                listener.has_gap = False
                 yield Gap()
-            elif place < self._next - 1:
-                place += 1
-                item = self._ring[place]
-                if not item.hid or item.hid in hids:
+            elif listener.pending:
+                place = listener.pending.popleft()
+                item = self._ring.get(place)
+                if item is None:
+                    self._lose_what_the_ring_lost(listener)
+                elif not item.hid or item.hid in listener.hids:
                     yield Message(f"{self._run}-{place}", item)
             else:
+                listener.wanted.clear()
                 try:
                     async with asyncio.timeout(QUIET_S):
-                        await changed.wait()
+                        await listener.wanted.wait()
                 except TimeoutError:
                     yield None
+
+    def _resume(self, listener: Listener, place: int | None) -> None:
+        """Go on after a place; from the oldest message on, with a gap, when that place is not known any more."""
+        before = next(iter(self._ring), self._next) - 1
+        listener.has_gap = place is None or place < before
+        listener.pending.clear()
+        listener.pending.extend(
+            number
+            for number, item in self._ring.items()
+            if number > (place or 0) and (not item.hid or item.hid in listener.hids)
+        )
+
+    def _lose_what_the_ring_lost(self, listener: Listener) -> None:
+        before = next(iter(self._ring), self._next) - 1
+        while listener.pending and listener.pending[0] <= before:
+            listener.pending.popleft()
+        listener.has_gap = True
 
     def _place_of(self, name: str) -> int | None:
         """Return the place that `Message.name` named, None when it is of another run."""

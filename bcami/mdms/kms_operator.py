@@ -188,7 +188,7 @@ async def audit(
             {"sequence": e.sequence, "time_ms": e.time_ms, "action": e.action, "subject": e.subject, "detail": e.detail}
             for e in entries[-limit:]
         ],
-        "length": len(entries),
+        "length": entries[-1].sequence if entries else 0,
         "anchored_length": anchor.length,
         "anchored_head": anchor.head.hex(),
         "gaps": [{"before": e.sequence, "time_ms": e.time_ms, "what": e.subject} for e in gaps(entries)],

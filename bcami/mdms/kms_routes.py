@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
+from starlette.requests import ClientDisconnect
 
 from bcami.codec import encode
 from bcami.errors import MalformedError
@@ -75,7 +76,7 @@ async def _events(head_end: HeadEnd, admitted: Admitted, after: str | None) -> A
         if admitted.left_out:
             data = b64encode(encode(admitted.left_out)).decode()
             yield format_sse_event(data_str=data, event=LEFT_OUT_EVENT)
-        async for heard in head_end.listen(admitted.listener.hids, after):
+        async for heard in head_end.listen(admitted.listener, after):
             yield _event(heard)
     finally:
         head_end.leave(admitted.listener)
@@ -143,7 +144,7 @@ async def _body(request: Request, bytes_max: int, kms: KmsService) -> bytes:
                 body += part
                 if len(body) > bytes_max:
                     raise _refusal(kms, 413, Reason.OVERSIZED, f"more than {bytes_max} bytes")
-    except TimeoutError:
+    except (TimeoutError, ClientDisconnect):
         raise _refusal(kms, 408, Reason.TIMED_OUT, f"no whole body within {BODY_S:.0f} s") from None
     return bytes(body)
 

@@ -51,7 +51,7 @@ from tests.unit.client.cluster import Cluster
 from tests.unit.kms.network import Entropy
 
 TOKEN: Final = {"authorization": "Bearer load"}
-WAIT_S: Final = 300.0
+WAIT_S: Final = 900.0
 
 
 def secret(kind: str, number: int) -> bytes:
