@@ -270,6 +270,20 @@ def evidence_of_half_a_contradiction(patch: Patch) -> None:
     patch.setattr(Outbox, "convict", lambda self, what, first, _: convict(self, what, first, first))
 
 
+# Bounds.
+
+
+def the_log_never_cut(patch: Patch) -> None:
+    cut = Ordering.on_window_moved
+
+    def keep(self: Ordering, now_ms: int) -> None:
+        kept = dict(self.slots)
+        cut(self, now_ms)
+        self.slots = kept | self.slots
+
+    patch.setattr(Ordering, "on_window_moved", keep)
+
+
 # Reads.
 
 
@@ -386,6 +400,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(the_lowest_view_winning, first=205),
     Ablation(no_view_timer, first=9),
     Ablation(evidence_not_kept, first=3),
+    Ablation(the_log_never_cut),
     Ablation(reads_labelled_with_what_is_durable, first=25),
     Ablation(one_answer_for_weak, first=61),
     Ablation(answers_of_any_height_for_weak, first=61),
