@@ -37,6 +37,8 @@ class RingFaults:
     loss_percent: int = 0
     jitter_ms: int = 0
     """Messages take up to this much longer, so they overtake each other."""
+    crash_per_mille: int = 0
+    """Of messages that a meter takes: it forgets everything, says nothing, and asks for a licence again."""
 
 
 class RingRehearsal:
@@ -64,15 +66,15 @@ class RingRehearsal:
         roots = sorted(sha256(seed + number.to_bytes(4, "big")).digest() for number in range(members))
         self.addresses = tuple(sha256(b"hid" + root).digest() for root in roots)
         keys = [SecretKey.generate(root) for root in roots]
+        self._keys = dict(zip(self.addresses, keys, strict=True))
+        self._reading = reading
+        self.restarts = 0
         roster = {
             address: RosterMember(address, 1, key.public_key, b"\x04" + bytes(64))
             for address, key in zip(self.addresses, keys, strict=True)
         }
         self.supplier = RingSupplier(roster, self._chain, 1, READING_MAX, group_min)
-        self.meters = {
-            address: RingMeter(address, partial(reading, place), roots[place])
-            for place, address in enumerate(self.addresses)
-        }
+        self.meters = {address: self._fresh(address) for address in self.addresses}
         self.down: set[bytes] = set()
         """Members that hear and say nothing."""
         self.cut: set[frozenset[bytes]] = set()
@@ -89,6 +91,19 @@ class RingRehearsal:
             self._carry_out(address, self.meters[address].connect(key, 1, self._chain, 1))
             if is_staggered and address == self.addresses[0]:
                 self.settle(until=lambda: self.meters[self.addresses[0]].concentrator is not None)
+
+    def restart(self, address: bytes, session: int = 1) -> None:
+        """Let a meter forget everything, as after a crash, and ask for its licence."""
+        self.restarts += 1
+        for name in (CONNECT, SEARCH, COLLECT, RING_BACK):
+            self._armed.pop((address, name), None)
+        self.meters[address] = self._fresh(address)
+        self._carry_out(address, self.meters[address].connect(self._keys[address], session, self._chain, 1))
+
+    def _fresh(self, address: bytes) -> RingMeter:
+        place = self.addresses.index(address)
+        entropy = sha256(b"ring entropy" + self._chain + self.restarts.to_bytes(4, "big") + address).digest()
+        return RingMeter(address, partial(self._reading, place), entropy)
 
     def settle(self, *, until: Callable[[], bool], limit_ms: int = 3_600_000) -> bool:
         """Let things happen until the condition holds; False when it does not within the limit."""
@@ -146,6 +161,10 @@ class RingRehearsal:
         party = self.supplier if receiver == SUPPLIER else self.meters[receiver]
         effects = party.receive(sender, message)
         self.seconds["supplier" if receiver == SUPPLIER else "meters"] += self._clock() - began
+        is_meter, chance = receiver != SUPPLIER, self._faults.crash_per_mille
+        if is_meter and chance and self._dice.chance(chance, 1000):
+            self.restart(receiver)
+            return
         self._carry_out(receiver, effects)
 
     def _carry_out(self, party: bytes, effects: Iterable[RingEffect]) -> None:
