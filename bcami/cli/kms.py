@@ -91,6 +91,33 @@ def send(
 
 
 @kms.command()
+def delivery(
+    name: Annotated[str, typer.Argument(metavar="EPOCH/NUMBER", help="As `kms status` shows it.")],
+    limit: Annotated[int, typer.Option(min=1, max=20_000, help="Show so many meters.")] = 20,
+    home: Home = HOME_DEFAULT,
+    json: Json = False,
+) -> None:
+    """Show what became of a delivery at each meter, who still waits first.
+
+    Example: bcami kms delivery 20/1
+    """
+    from bcami.cli.ask import mdms_get
+    from bcami.errors import InputError
+
+    epoch, _, number = name.partition("/")
+    if not (epoch.isdecimal() and number.isdecimal()):
+        raise InputError(f"no delivery is called {name!r}", do="give it as `bcami kms status` shows it, such as 20/1")
+    path, paths = f"/v1/kms/deliveries/{int(epoch)}/{int(number)}", home_paths(home)
+    found = mdms_get(paths, path)
+    told = mdms_get(paths, f"{path}/meters?limit={limit}")
+    _show_deliveries([found])
+    SCREEN.line()
+    rows = [(row["hid"], row["status"], row["latency_ms"]) for row in told["meters"]]
+    SCREEN.table(("meter", "status", "ms"), rows)
+    SCREEN.result("bcami/kms_delivery/1", {**found, **told})
+
+
+@kms.command()
 def rotate(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once.")] = False,
     timeout: Annotated[int, typer.Option(min=1, max=3600, metavar="SECONDS", help="Wait so long at most.")] = 60,

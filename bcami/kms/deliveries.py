@@ -205,6 +205,18 @@ class DeliveryBook:
             return None
         return DeliveryStatus.EXPIRED if now_ms > kept.record.until_ms else DeliveryStatus.WAITING
 
+    def meters(self, delivery: DeliveryId, now_ms: int) -> Iterator[tuple[bytes, DeliveryStatus, int | None]]:
+        """Yield HID, status and latency (ms, once delivered) of each meter that a delivery is for; who waits first."""
+        kept = self._kept.get(delivery)
+        if kept is None:
+            return
+        rest = DeliveryStatus.EXPIRED if now_ms > kept.record.until_ms else DeliveryStatus.WAITING
+        for number in kept.waiting:
+            yield self._roll.numbered(number).hid, rest, None
+        for number, received_ms in kept.taken.items():
+            latency = kept.latency_ms(number, received_ms)
+            yield self._roll.numbered(number).hid, kept.status_of(number, received_ms), latency
+
     def summaries(self, now_ms: int) -> Iterator[Summary]:
         """Yield all deliveries that are kept, oldest first."""
         for kept in self._kept.values():

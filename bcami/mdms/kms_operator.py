@@ -28,6 +28,7 @@ from bcami.mdms.service import MdmsService
 from bcami.model.reasons import Reason, explain
 
 AUDIT_ENTRIES_MAX: Final = 1_000
+METERS_MAX: Final = 20_000
 _UNKNOWN: Final = frozenset({Reason.UNKNOWN_HID, Reason.UNKNOWN_GROUP})
 
 router = APIRouter(prefix="/v1/kms")
@@ -102,6 +103,14 @@ async def delivery(request: Request, _: Reader, epoch: int, number: int) -> dict
     if found is None:
         raise HTTPException(404, "no such delivery is kept")
     return found
+
+
+@router.get("/deliveries/{epoch}/{number}/meters")
+async def delivery_meters(
+    request: Request, _: Reader, epoch: int, number: int, limit: Annotated[int, Query(ge=1, le=METERS_MAX)] = 100
+) -> dict[str, Any]:
+    """Return what became of a delivery at each meter, who still waits first."""
+    return {"meters": await kms_of(request).delivery_meters(DeliveryId(epoch, number), limit)}
 
 
 class ProjectForm(BaseModel):

@@ -14,6 +14,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -214,6 +215,11 @@ class KmsService:
     async def delivery(self, identity: DeliveryId) -> dict[str, Any] | None:
         summaries = await self.look(lambda: self.server.summaries(self.now_ms()))
         return next((delivery_form(item) for item in summaries if item.id == identity), None)
+
+    async def delivery_meters(self, identity: DeliveryId, limit: int) -> list[dict[str, Any]]:
+        """Return what became of a delivery at each meter, who still waits first."""
+        rows = await self.look(lambda: list(islice(self.server.deliveries.meters(identity, self.now_ms()), limit)))
+        return [{"hid": hid.hex(), "status": status.value, "latency_ms": latency} for hid, status, latency in rows]
 
     async def keys(self) -> dict[str, Any]:
         """Return who has keys of the open epoch, and who of those that are there has none."""

@@ -40,6 +40,13 @@ def test_latency_counts_against_the_deadline_of_table_1() -> None:
     network.down.clear()
     network.flow()
     assert statuses(network) == {"delivered": 2, "late": 1}
+    delivery = network.server.summaries(network.now_ms)[-1].id
+    assert list(network.server.deliveries.meters(delivery, network.now_ms)) == [
+        (meter.hid, status, latency)
+        for meter, status, latency in zip(
+            network.meters, ["delivered", "delivered", "late"], [2_000, 4_000, 6_000], strict=True
+        )
+    ]
     assert sorted((event.latency_ms, event.in_time) for event in network.delivered) == [
         (2_000, True),
         (4_000, True),
