@@ -44,6 +44,8 @@ _NARROW_INCHES: Final = 4.4
 _LABELS_MAX: Final = 16
 """A chart with more bars than this has no number at each."""
 _LABELS_MAX_NARROW: Final = 9
+_INSIDE_MAX: Final = 4
+"""Lines whose names have room among them."""
 _LETTERS_MAX_NARROW: Final = 32
 """Under an axis, before names lean."""
 
@@ -100,7 +102,7 @@ def _size(chart: Chart, inches: float) -> tuple[float, float]:
 def _colours(chart: Chart) -> list[str]:
     """Return a colour for each series: by where it comes from, or in turn when several come from the same."""
     kinds = [series.kind for series in chart.series]
-    sources = {"printed", "recomputed", "published", "measured"}
+    sources = {"printed", "recomputed", "published", "measured", "text"}
     if len(set(kinds)) == len(kinds) or (len(set(kinds)) > 1 and set(kinds) <= sources):
         return [COLOURS[kind] for kind in kinds]
     return [_CYCLE[place % len(_CYCLE)] for place in range(len(kinds))]
@@ -210,7 +212,7 @@ def _lines(axes: Any, chart: Chart) -> None:
             color=colour,
             marker=marker,
             markersize=5,
-            linewidth=1.6,
+            linewidth=4 if series.kind == "printed" else 1.6,
             drawstyle=drawn,
         )
         if series.low:
@@ -255,8 +257,8 @@ def _legend(axes: Any, chart: Chart) -> None:
     if chart.form == "rows":
         columns = 1 if _is_narrow(axes) else len(chart.series)
         axes.figure.legend(loc="outside lower center", ncols=columns)
-    elif _is_narrow(axes):
-        axes.figure.legend(loc="outside lower center", ncols=2)
+    elif _is_narrow(axes) or (chart.form in {"lines", "steps"} and len(chart.series) > _INSIDE_MAX):
+        axes.figure.legend(loc="outside lower center", ncols=2 if _is_narrow(axes) else 3)
     elif chart.form == "stacked":
         handles, labels = axes.get_legend_handles_labels()
         axes.figure.legend(handles[::-1], labels[::-1], loc="outside right upper")

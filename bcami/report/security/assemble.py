@@ -13,6 +13,7 @@ TITLE: Final = (
     "What attackers can do to a metering backend: attacks carried out here, and against BC-AMI's own protocol"
 )
 OURS: Final = "bcami"
+PAPER: Final = "the paper"
 _REASONS_MAX: Final = 8
 
 
@@ -85,6 +86,16 @@ def _reasons(accounts: Sequence[Account]) -> str:
     return ", ".join(said[:_REASONS_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
+def _limits(accounts: Sequence[Account]) -> str:
+    """Return what the attackers reached that is said beforehand not to be prevented, each reason once."""
+    reached: dict[str, list[str]] = {}
+    for account in accounts:
+        for aim in account.aims:
+            if aim.reached and aim.limit and aim.what not in reached.setdefault(aim.limit, []):
+                reached[aim.limit].append(aim.what)
+    return " ".join(f"The attacker can {', or '.join(whats)}: {limit}." for limit, whats in reached.items())
+
+
 def _verdicts(shown: Sequence[Property], findings: Sequence[Finding]) -> Table:
     columns = (
         Column("property", "Property"),
@@ -99,7 +110,6 @@ def _verdicts(shown: Sequence[Property], findings: Sequence[Finding]) -> Table:
     for item in shown:
         about = _about(item, findings)
         verdict = worst([finding.ours.verdict for finding in about])
-        limits = list(dict.fromkeys(limit for finding in about for limit in finding.ours.limits))
         cells: tuple[Cell, ...] = (
             item.key,
             item.title,
@@ -109,7 +119,7 @@ def _verdicts(shown: Sequence[Property], findings: Sequence[Finding]) -> Table:
             len(about),
             _reasons([finding.ours for finding in about]),
         )
-        rows.append(Row(cells, note=" ".join(limits)))
+        rows.append(Row(cells, note=_limits([finding.ours for finding in about])))
     text = (
         "“partly”: the attacker got only what is said beforehand not to be prevented; the footnote names it. “void”: "
         "the attack proves nothing, because a check of it failed."
@@ -148,7 +158,7 @@ def _overview(item: Property, findings: Sequence[Finding]) -> Table:
                 _reasons([finding.ours]),
                 _papers_verdict([finding]),
             ),
-            note=" ".join(finding.ours.limits),
+            note=_limits([finding.ours]),
         )
         for finding in findings
     ]
@@ -162,7 +172,7 @@ def _transcript(finding: Finding) -> Table:
     columns = (
         Column("system", "System"),
         Column("step", "Step", "number"),
-        Column("kind", ""),
+        Column("kind", "Kind"),
         Column("what", "What"),
         Column("came_of_it", "What came of it"),
     )
@@ -170,7 +180,7 @@ def _transcript(finding: Finding) -> Table:
     rows = _lines(OURS, finding.ours)
     source = ""
     if finding.papers is not None and attack.paper is not None:
-        rows += _lines(f"{attack.paper.paper}’s protocol", finding.papers)
+        rows += _lines(PAPER, finding.papers)
         source = f"{attack.paper.paper}, {attack.paper.sections}, for the attack on the paper's protocol"
     papers = "" if finding.papers is None else f" The paper's protocol: {finding.papers.verdict}."
     text = f"The attacker has {attack.attacker}. Verdict: {finding.ours.verdict}.{papers}"

@@ -116,11 +116,6 @@ class Account:
             return Verdict.VOID
         return Verdict.PARTLY if any(aim.reached for aim in self.aims) else Verdict.HOLDS
 
-    @property
-    def limits(self) -> list[str]:
-        """Return what holds only in part, and why, in sentences."""
-        return [f"The attacker can {aim.what}: {aim.limit}." for aim in self.aims if aim.reached and aim.limit]
-
 
 BC_AMI: Final = "BC-AMI"
 Run = Callable[[int], Account]

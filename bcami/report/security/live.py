@@ -37,7 +37,7 @@ def tampered_node(account: Account, home: HomePaths, network: Network, genesis: 
     account.check("`bcami verify` passes on all nodes while they run", all(report.ok for report in before))
     last = before[2].height
     account.check("there are older blocks than a start checks", last > BLOCKS_MAX)
-    account.does(f"is the operator of {name}: stops it, and changes an outcome in block {last}, checksum and all")
+    account.does(f"is the operator of {name}: stops it, and changes an outcome in its newest block, checksum and all")
     supervisor.down([name])
     folder = home.node(name).ledger
     try:
