@@ -71,6 +71,8 @@ METER_TABLE: Final = b"kms"
 METER_INBOX: Final = b"kms_inbox"
 """HID, epoch, number → Received: accepted, and not yet handed to the application, whose driver deletes it."""
 RETRY_MS: Final = 2_000
+ASK_LIMIT_MS: Final = 64_000
+"""A request for keys is repeated after 2 s, then each time twice as late up to this: all ask when an epoch opens."""
 UNANSWERED_MAX: Final = 5
 """Confirmations without an answer, after which a meter asks for new keys."""
 
@@ -79,6 +81,7 @@ class MeterKeys:
     """See the module."""
 
     __slots__ = (
+        "_asked",
         "_hid",
         "_kem",
         "_network",
@@ -115,6 +118,8 @@ class MeterKeys:
         """When a bootstrap request or a confirmation is repeated."""
         self._unanswered = 0
         """Confirmations in a row without an answer."""
+        self._asked = 0
+        """Times that the present request was sent."""
         self.answers: dict[bytes, Reason] = {}
         """Of requests since the start."""
 
@@ -170,11 +175,12 @@ class MeterKeys:
                 taken_floor=old.taken_floor,
             ),
         )
-        self._unanswered = 0
+        self._unanswered = self._asked = 0
         self._send_request(step, now_ms)
 
     def _send_request(self, step: Step, now_ms: int) -> None:
-        self._next_ms = now_ms + RETRY_MS
+        self._next_ms = now_ms + min(ASK_LIMIT_MS, RETRY_MS << min(self._asked, 16))
+        self._asked += 1
         record = self._record
         request = make_request(
             self._scope,

@@ -56,7 +56,6 @@ class Reason(StrEnum):
     WRONG_KMS_EPOCH = "wrong_kms_epoch"
     EPOCH_NOT_ABOVE = "epoch_not_above"
     UNASKED = "unasked"
-    STALE_CHALLENGE = "stale_challenge"
     OUT_OF_STEP = "out_of_step"
     EXPIRED = "expired"
     UNKNOWN_GROUP = "unknown_group"
@@ -99,6 +98,7 @@ class Reason(StrEnum):
     # Node: admission and flow.
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"
+    STALE_CHALLENGE = "stale_challenge"
     NOT_READY = "not_ready"
     AMNESIA = "amnesia"
     NOT_FOUND = "not_found"
@@ -177,7 +177,6 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.WRONG_KMS_EPOCH: "it is of another epoch of the MDMS's symmetric keys: bootstrap again",
         Reason.EPOCH_NOT_ABOVE: "an epoch of the MDMS's symmetric keys never falls",
         Reason.UNASKED: "it answers no request of this meter",
-        Reason.STALE_CHALLENGE: "the challenge was used already, is too old, or was never given",
         Reason.OUT_OF_STEP: "it is under another version of the key: a rekeying was missed, catch up",
         Reason.EXPIRED: "the time in which it was to be obeyed is over",
         Reason.UNKNOWN_GROUP: "no demand-response project has this number",
@@ -213,6 +212,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.STEPS_EXCEEDED: "the contract took more steps than are allowed",
         Reason.CONTRACT_FAULT: "the contract itself broke; its operator finds the place in the node's log",
         Reason.QUEUE_FULL: "this node's queue is full: try again later, or another node",
+        Reason.STALE_CHALLENGE: "the challenge was used already, is too old, or was never given",
         Reason.RATE_LIMITED: "too many requests: try again later",
         Reason.NOT_READY: "this node cannot do this now",
         Reason.AMNESIA: (

@@ -242,3 +242,15 @@ def test_lost_messages_are_repeated_until_the_keys_are_confirmed() -> None:
     assert not meter.keys.is_confirmed
     network.settle()
     assert meter.keys.is_confirmed
+
+
+def test_a_request_without_an_answer_is_repeated_ever_later() -> None:
+    network = Network(1)
+    meter = network.meters[0]
+    network.restart_meter(meter)
+    times = [
+        second for second in range(200) if meter.keys.tick(network.now_ms + 1_000 * second, network.entropy()).sends
+    ]
+    assert times == [2, 6, 14, 30, 62, 126, 190]
+    network.restart_meter(meter)
+    assert meter.keys.tick(network.now_ms + 2_000, network.entropy()).sends, "a new request begins anew"
