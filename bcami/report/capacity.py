@@ -125,7 +125,7 @@ def capacity_report(demand: Demand, units: Sequence[UnitCosts], setting: Setting
             (
                 f"On cores like this machine's that takes {chosen.clusters} clusters of {unit.nodes} nodes, "
                 f"{chosen.node_cores:,.0f} cores for nodes and {chosen.mdms_cores:,.0f} for the MDMS, and "
-                f"{chosen.all_ledgers_tb_year:,.1f} TB of ledgers a year before pruning."
+                f"{chosen.all_ledgers_tb_year:,.1f} TB a year of ledgers on all nodes together, before pruning."
             ),
             "The plan is a line through measured unit costs, no load test of that size: see the assumptions.",
         ),

@@ -169,6 +169,14 @@ def test_without_windows_old_commands_are_obeyed_again(monkeypatch):
     assert verdict("DESYNC.2") is Verdict.FALLS
 
 
+def test_when_numbers_may_have_no_gap_lost_messages_part_both_ends(monkeypatch):
+    def strict(high, _seen, counter):
+        return (counter, 0) if counter == high + 1 else Reason.REPLAY
+
+    monkeypatch.setattr("bcami.kms.hardened.admit", strict)
+    assert verdict("DESYNC.1") is Verdict.FALLS
+
+
 def test_when_a_node_that_lost_its_votes_signs_again(monkeypatch):
     def forget(disk):
         disk.promises = MemoryPromises()

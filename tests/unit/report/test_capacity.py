@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bcami.errors import InputError
 from bcami.report.capacity import Demand, capacity_report, parse_interval_s, parse_meters, plan
 from bcami.report.folder import load_report, report_data, write_report
-from bcami.report.units import UnitCosts, at_readings, read_units
+from bcami.report.units import UnitCosts, at_readings, measured_elsewhere, read_units
 from tests.unit.report.test_folder import SETTING
 
 ONE = UnitCosts(4, 1, 200.0, 100.0, 30.0, 250.0, 198.0, 400.0, 50.0)
@@ -72,3 +73,14 @@ def test_the_report_can_be_read_back_as_unit_costs(tmp_path: Path) -> None:
     data["sections"] = []
     with pytest.raises(InputError, match="no unit costs"):
         read_units(data)
+
+
+def test_a_plan_from_another_report_says_where_its_costs_were_measured(tmp_path: Path) -> None:
+    there = capacity_report(Demand(1e6, 1800.0, 1), [ONE, DAY], replace(SETTING, machine={"cores": "64"}, seed=9))
+    write_report(there, tmp_path)
+    found = measured_elsewhere(replace(SETTING, quick=False, command="here"), load_report(tmp_path))
+    assert (found.command, found.seed, found.quick) == ("here", 9, True), "a quick report gives a quick plan"
+    assert found.machine["cores"] == "64"
+    assert found.machine["unit costs by"] == SETTING.command
+    with pytest.raises(InputError, match="where it was made"):
+        measured_elsewhere(SETTING, {"setting": {}})
