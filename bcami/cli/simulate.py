@@ -49,6 +49,17 @@ def simulate(
 
     The same seed gives the same run, always. A seed that fails is shown with the command that replays it.
 
+    Byzantine nodes show up to three behaviours at once, each with drawn
+    options; bcami fault list says what they do: mute, partial_silence,
+    withhold, equivocating_primary, swapped_proposal, slow_primary,
+    throttling_primary, late_collector, sequence_gap, false_time,
+    forged_certificate, equivocating_voter, checkpoint_liar, replayed_votes,
+    mutate, view_spam, forged_prepared, forged_new_view, forged_stable,
+    censor_signer, censor_collector, invalid_batch, withheld_batch,
+    equivocating_collector, bogus_endorsements, bad_state_transfer,
+    false_status, false_suspicion, lying_shares, flood, cut, loss, delay,
+    duplicate, slow_disk.
+
     --twins and --byzzfuzz drive ordering alone, in rounds: far more schedules in the same time. --costs counts
     messages and bytes of a fault-free run against the number of nodes, as CSV and as a plot.
 

@@ -23,10 +23,10 @@ When nobody shares a suspicion for long, the replica takes it that the fault is 
 gets. Time does not count while nothing waits, while the primary is excused (window full, this replica late), nor while
 this process stands still.
 
-Sources: Aardvark (NSDI 2009, "Primary view changes"): demand a share of the best throughput of the last n primaries;
-deviates from it: demands do not rise by themselves until a correct primary fails them. Prime (TDSC 2011,
-"Suspect-Leader"): judge the turnaround of the leader against measured round trips, and take the f + 1 best to be one of
-a correct server. RBFT (ICDCS 2013, "Monitoring"): replicas vote before they change the instance.
+Sources, by name only: Aardvark (NSDI 2009): demand a share of the best throughput of the last n primaries; deviates
+from it: demands do not rise by themselves until a correct primary fails them. Prime (TDSC 2011): judge the turnaround
+of the leader against measured round trips, and take the f + 1 best to be one of a correct server. RBFT (ICDCS 2013):
+replicas vote before they change the instance.
 """
 
 from bisect import bisect_left

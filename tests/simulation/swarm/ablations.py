@@ -4,6 +4,7 @@ An entry says what is removed, the first seed that finds it (all seeds from 0 we
 there a violation must be found. The same seeds hold with every safeguard in place (test_seeds).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ import pytest
 
 from bcami.client.reads import Tally
 from bcami.contract import guard
+from bcami.contract.runtime import Execution, Runtime
 from bcami.crypto import verification
 from bcami.endorsement.endorser import Endorser
 from bcami.faults.simulator.disk import Disk
@@ -21,6 +23,7 @@ from bcami.ledger.memory import MemoryPromises
 from bcami.model.block import BlockCertificate
 from bcami.model.quorum import Quorum
 from bcami.model.reasons import Reason
+from bcami.model.transaction import Transaction
 from bcami.node.core import core as node_core
 from bcami.node.core import execution, reads
 from bcami.node.core.catchup import CatchUp
@@ -369,6 +372,18 @@ def one_refusal_is_enough(patch: Patch) -> None:
         patch.setattr(module, "absent_transactions", absent)
 
 
+def executions_that_differ(patch: Patch) -> None:
+    """A contract whose outcome depends on how often it has been run: every third node sees another one."""
+    execute, runs = Runtime.execute, Counter[bytes]()
+
+    def moody(self: Runtime, tx: Transaction, tx_id: bytes, *where: object) -> Execution:
+        done = execute(self, tx, tx_id, *where)
+        runs[tx_id] += 1
+        return Execution(Reason.CONTRACT_FAULT, {}) if runs[tx_id] == 3 else done
+
+    patch.setattr(Runtime, "execute", moody)
+
+
 def lanes_out_of_order(patch: Patch) -> None:
     def needed(self: execution.Executor, proposal: object) -> list:
         found = []
@@ -414,6 +429,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(no_anti_replay_window, first=1),
     Ablation(refusals_not_counted, first=4),
     Ablation(one_refusal_is_enough, first=5),
+    Ablation(executions_that_differ),
     Ablation(block_certificates_not_checked, first=125),
     Ablation(a_weak_quorum_for_strong, mode="twins"),
     Ablation(votes_counted_for_any_digest, mode="twins"),

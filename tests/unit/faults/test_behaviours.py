@@ -1,10 +1,14 @@
 """Each behaviour against a cluster in virtual time: it acts, and what it says must hold does hold."""
 
+import re
+from random import Random
 from typing import Any
 
 import pytest
 
+from bcami.cli.simulate import simulate
 from bcami.faults.catalogue import BEHAVIOURS
+from bcami.faults.simulator.misbehaviour import draw_behaviours
 from tests.unit.faults.attack import Attack
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -14,6 +18,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 ELSEWHERE = {"lying_shares", "bad_state_transfer", "forged_new_view", "censor_signer"}
 """Behaviours that need an occasion of their own, in a test of their own below."""
+
+
+def test_the_swarm_draws_every_behaviour_and_its_help_names_them() -> None:
+    drawn = {item.name for seed in range(300) for item in draw_behaviours(Random(seed), 4, bytes(32))}
+    assert drawn == set(BEHAVIOURS)
+    assert set(re.findall(r"\w+", simulate.__doc__ or "")) >= drawn
 
 
 @pytest.fixture
