@@ -28,8 +28,8 @@ from bcami.paths import HomePaths
 from bcami.processes.home import load_operator_token
 from bcami.units import HALF_HOUR_S
 
-KEYS_WAIT_S: Final = 30.0
-DELIVERY_WAIT_S: Final = 20.0
+KEYS_WAIT_S: Final = 60.0
+DELIVERY_WAIT_S: Final = 60.0
 _POLL_S: Final = 0.05
 _MEMBERS: Final = 3
 

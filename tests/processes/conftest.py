@@ -12,7 +12,7 @@ from tests.processes.cluster import Cluster
 def fresh(tmp_path: Path) -> Iterator[Cluster]:
     """A network that was made and never started."""
     cluster = Cluster(tmp_path / "home")
-    cluster.run("init", "--base-port", "0")
+    cluster.init()
     yield cluster
     cluster.stop()
 
@@ -21,7 +21,7 @@ def fresh(tmp_path: Path) -> Iterator[Cluster]:
 def finished_replay(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """A stopped network that holds the whole sample. Do not change it: copy it."""
     cluster = Cluster(tmp_path_factory.mktemp("replayed") / "home")
-    cluster.run("init", "--base-port", "0")
+    cluster.init()
     try:
         cluster.run("up", "--detach")
         told = cluster.json("replay", "sample", "--readings-per-report", "8")

@@ -39,9 +39,8 @@ def finished(cluster: Cluster) -> Path:
     return next(cluster.home.runs.glob("*/summary.json")).parent
 
 
-def test_masked(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path / "home")
-    cluster.run("init", "--base-port", "0")
+def test_masked(fresh: Cluster) -> None:
+    cluster = fresh
     cluster.run("up", "--detach")
     told = cluster.json("aggregate", "sample", "--meters", str(METERS), "--rounds", "2", "--dropouts", "0.05")
     spent = cluster.run("aggregate", "sample", "--meters", str(METERS), "--rounds", "2", expect=2)

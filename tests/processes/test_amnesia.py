@@ -13,7 +13,7 @@ from bcami.ledger.lmdb_promises import LmdbPromises
 from bcami.model.transaction import Transaction
 from bcami.processes.amnesia import mark_path
 from bcami.processes.home import load_genesis
-from tests.processes.cluster import COMMAND_S, SINGLY, Cluster, wait_until
+from tests.processes.cluster import COMMAND_S, PACED, SINGLY, Cluster
 
 LOST = "node2"
 
@@ -82,8 +82,8 @@ def stays_dead(cluster: Cluster) -> None:
 
 def test_the_log_is_lost_in_a_crash_while_a_replay_runs(fresh: Cluster) -> None:
     fresh.run("up", "--detach")
-    with fresh.start("replay", "sample", *SINGLY, "--json") as replay:
-        wait_until(lambda: fresh.status()["node1"]["height"] >= 5, "the replay is under way")
+    with fresh.start("replay", "sample", *PACED, "--json") as replay:
+        fresh.wait_under_way(replay)
         victim = fresh.primary()
         fresh.kill(victim)
         shutil.rmtree(fresh.home.node(victim).promises)

@@ -3,10 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 
 from bcami.codec import encode
+from bcami.config import load_network
 from bcami.contract.guard import consume, guard_key
 from bcami.crypto.evidence import check_evidence, verify_evidence
 from bcami.crypto.roster import Roster
@@ -30,7 +32,7 @@ from bcami.model.transaction import Transaction
 from bcami.processes.evidence import SEEN_MAX, EvidenceFolder, EvidenceReporter
 from bcami.processes.home import load_genesis
 from tests import virtual
-from tests.processes.cluster import SINGLY, Cluster, wait_until
+from tests.processes.cluster import COMMAND_S, SINGLY, Cluster, wait_until
 from tests.unit.contract.world import World, make_genesis, signing_key
 from tests.unit.crypto.statements import contradiction
 
@@ -316,7 +318,7 @@ class TestFolder:
 def test_a_live_liar_is_convicted_on_the_chain(tmp_path):
     """A backup signs two votes for each height. Everybody can check it; a restart neither loses nor repeats it."""
     cluster = Cluster(tmp_path / "home")
-    cluster.run("init", "--base-port", "0", "--allow-faults")
+    cluster.init("--allow-faults")
     try:
         cluster.run("up", "--detach")
         assert "no evidence against anybody" in cluster.run("show", "evidence")
@@ -328,11 +330,16 @@ def test_a_live_liar_is_convicted_on_the_chain(tmp_path):
         def told():
             return cluster.json("show", "evidence")
 
-        def is_settled() -> bool:
-            answer = told()
-            return bool(answer["recorded"]) and all(item["outcome"] for item in answer["unrecorded"])
+        headers = {"authorization": f"Bearer {cluster.home.operator_token.read_text().strip()}"}
+        urls = [f"{node.url}/v1/operator/evidence" for node in load_network(cluster.home).nodes]
 
-        wait_until(is_settled, "what nodes keep is on the chain", within_s=120)
+        def is_settled() -> bool:
+            """Every witness keeps something, and knows what became of all of it."""
+            answers = [httpx.get(url, headers=headers, trust_env=False, timeout=COMMAND_S).json() for url in urls]
+            kept = [item for answer in answers for item in answer["evidence"]]
+            return bool(kept) and all(item["outcome"] for item in kept)
+
+        wait_until(is_settled, "what nodes keep is on the chain", within_s=300)
         recorded = told()["recorded"]
         assert len(recorded) <= RECORDS_PER_REPLICA_MAX
         assert {item["accused"] for item in recorded} == {liar}

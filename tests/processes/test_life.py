@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from bcami.config import load_network
-from tests.processes.cluster import Cluster, wait_until
+from tests.processes.cluster import COMMAND_S, Cluster, wait_until
 
 
 def test_a_network_lives_and_leaves_nothing_behind(fresh: Cluster) -> None:
@@ -20,7 +20,7 @@ def test_a_network_lives_and_leaves_nothing_behind(fresh: Cluster) -> None:
             "name", "pid", "url", "view", "primary", "height", "block_hash", "state_root", "peers_connected", "lag",
             "amnesia",
         }  # fmt: skip
-        assert node["primary"] == "node1"
+        assert node["primary"] == f"node{1 + node['view'] % 4}", "a slow machine may have changed the view"
     assert set(status["mdms"]) == {"pid", "url", "height", "readings"}
 
     again = fresh.json("up", "--detach")
@@ -67,7 +67,7 @@ def test_an_attached_network_ends_with_its_starter(fresh: Cluster, signal_number
         assert any("up in" in line for line in starter.stdout), "everything runs"
         assert len(fresh.alive()) == 5
         starter.send_signal(signal_number)
-        starter.communicate(timeout=60)
+        starter.communicate(timeout=COMMAND_S)
     wait_until(lambda: fresh.alive() == [], "everything is gone")
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
     assert starter.returncode == expected[signal.Signals(signal_number)]
