@@ -19,7 +19,9 @@ one meter may go through one queue, lossy or not: what counts is repeated until 
 What the driver owes: 32 fresh bytes wherever `entropy` is asked for; milliseconds of one clock; `tick` about once a
 second; writes before sends. After each start of the MDMS it calls `restore` and then, once the chain has the
 transaction, `open_epoch` with the height of its block; until then the machine answers `not_ready`. After each start of
-a meter it calls `start`. It tells a meter of an epoch only with a receipt (`epoch_opened`).
+a meter it calls `start`, and hands over what stands in the meter's inbox: a row is deleted, together with whatever the
+application writes, once the application has the message. It tells a meter of an epoch only with a receipt
+(`epoch_opened`).
 
 Why starts drop keys: neither end can tell a restart from the restore of an old backup, and with an old counter it would
 use a nonce twice or accept a message twice. So the MDMS opens a new epoch (its height cannot fall) and a meter asks for

@@ -166,6 +166,7 @@ class Street:
         self.taken: list[Accepted] = []
         self.refused: dict[Reason, int] = {}
         self.streams = 0
+        self.opening = asyncio.Semaphore(16)
         self._epochs: dict[bytes, Any] = {}
 
     def carry(self, step: Step) -> None:
@@ -190,8 +191,13 @@ class Street:
             )
 
         while True:
+            await self.opening.acquire()  # as many at a time as the MDMS takes
+            is_opening = True
             with contextlib.suppress(HeadEndUnavailable):
                 async for event in self.client.listen(subscribe, self.places[place]):
+                    if is_opening:
+                        is_opening = False
+                        self.opening.release()
                     self.places[place] = event.place or self.places[place]
                     if event.proof is not None:
                         self.streams += 1
@@ -206,6 +212,8 @@ class Street:
                     else:
                         for keys in own.values():
                             self.carry(keys.check_in(now_ms()))
+            if is_opening:
+                self.opening.release()
             await asyncio.sleep(0.2)
 
     def _epoch(self, proof: Any) -> Any:
