@@ -216,10 +216,11 @@ class MaskedRound:
     def begin(self, proof: TransactionProof) -> list[Effect]:
         """Ask everybody; `proof` is the receipt of the round's start."""
         effects: list[Effect] = []
+        call = RoundCall(proof)
         for member in range(len(self._group.members)):
             if self._notice is not None:
                 effects.append(Call(member, self._notice))
-            effects.append(Call(member, RoundCall(proof)))
+            effects.append(Call(member, call))
         return [*effects, Wait(self._phase)]
 
     def receive(self, member: int, message: ToHeadEnd) -> list[Effect]:

@@ -64,7 +64,6 @@ from bcami.model.aggregation import (
     SettleArgument,
     StartArgument,
     VoidArgument,
-    bitmap,
     body_hash,
     contribution_digest,
     members_of,
@@ -221,7 +220,8 @@ class MaskedMeter:
         if isinstance(values, Reason):
             return Answer((), Declined(start.round, values))
         contribution = self._mask(known, start, values, entropy)
-        everybody = bitmap(range(len(known.members)), len(known.members))
+        count = len(known.members)
+        everybody = ((1 << count) - 1).to_bytes((count + 7) // 8, "little")
         self.memory = msgspec.structs.replace(
             rules.remembering(self.memory, start),
             open=OpenRound(start, contribution, everybody, -1, False, None),

@@ -38,6 +38,11 @@ class RoundCost(msgspec.Struct, frozen=True):
     total_s: float
     """CPU time of all members and the head-end together."""
 
+    def on_cores_s(self, cores: int) -> float:
+        """Return the time on so many cores: the head-end's steps one after another, the meters' side by side."""
+        head_end_s = self.head_end_ms / 1000
+        return head_end_s + (self.total_s - head_end_s) / cores
+
 
 class GroupCost(msgspec.Struct, frozen=True):
     """A size of group in both modes."""
@@ -55,6 +60,13 @@ class GroupCost(msgspec.Struct, frozen=True):
     ring_setup: RoundCost
     """Forming the ring, once for each change of its members."""
     ring: RoundCost
+
+    def modes(self) -> list[tuple[str, RoundCost]]:
+        """Return what was measured, with names for a table."""
+        modes = [("masked, first round of a roster", self.masked_first), ("masked", self.masked)]
+        if self.masked_dropouts is not None:
+            modes.append(("masked, 5 % drop out", self.masked_dropouts))
+        return [*modes, ("ring", self.ring), ("ring, forming it", self.ring_setup)]
 
 
 def group_cost(members: int, dropout_percent: int = 5) -> GroupCost:

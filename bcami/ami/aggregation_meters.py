@@ -1,17 +1,20 @@
 """The meters of a fleet as parties of masked rounds, each reached over HTTP under its HID.
 
     POST /v1/aggregation/{hid}      msgpack ToMeter → msgpack ToHeadEnd, or 204 when there is nothing to say
+    POST /v1/aggregation            the same for many meters behind one gateway: Forwarded… → Reply…, in order
     GET  /metrics                   counts of noes and rounds
 
-What a meter wants kept is durable in the fleet's store before its answer leaves.
+What a meter wants kept is durable in the fleet's store before its answer leaves; what many want, in one transaction.
 """
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from time import process_time
-from typing import Final
+from typing import Annotated, Final, NamedTuple
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -32,13 +35,43 @@ from bcami.ami.aggregation_metrics import METER, AggregationMetrics
 from bcami.ami.fleet import Fleet
 from bcami.ami.outbox import AGGREGATION, Write
 from bcami.ami.transcript import Transcript
+from bcami.codec import Codec
 from bcami.errors import InputError, MalformedError
+from bcami.model.ids import U32, Hash
 from bcami.model.reasons import Reason, explain
+from bcami.units import MIB
 
 MSGPACK: Final = "application/msgpack"
 
 Readings = Mapping[int, int]
 """Start of an interval, Unix seconds → energy units."""
+
+
+class Forwarded(msgspec.Struct, frozen=True, array_like=True):
+    """A message to one of a gateway's meters."""
+
+    hid: Hash
+    message: Annotated[bytes, msgspec.Meta(max_length=4 * MIB)]
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """What became of it: the status and the body that the meter's own address would have given."""
+
+    status: U32
+    data: Annotated[bytes, msgspec.Meta(max_length=MIB)]
+
+
+CALLS_CODEC: Final[Codec[tuple[Forwarded, ...]]] = Codec(tuple[Forwarded, ...], 16 * MIB)
+REPLIES_CODEC: Final[Codec[tuple[Reply, ...]]] = Codec(tuple[Reply, ...], 16 * MIB)
+
+
+class _Given(NamedTuple):
+    """A meter's answer before it leaves."""
+
+    status: int
+    data: bytes = b""
+    writes: tuple[Write, ...] = ()
+    reason: Reason | None = None
 
 
 class MeterHost:
@@ -67,7 +100,13 @@ class MeterHost:
         self.cpu_s = 0.0
 
     def application(self) -> Starlette:
-        return Starlette(routes=[Route("/v1/aggregation/{hid}", self._take, methods=["POST"]), self._metrics.route()])
+        return Starlette(
+            routes=[
+                Route("/v1/aggregation/{hid}", self._take, methods=["POST"]),
+                Route("/v1/aggregation", self._take_many, methods=["POST"]),
+                self._metrics.route(),
+            ]
+        )
 
     def new_round(self) -> None:
         """Forget how often meters answered."""
@@ -87,35 +126,70 @@ class MeterHost:
             hid = bytes.fromhex(request.path_params["hid"])
         except ValueError:
             return self._refuse(400, Reason.MALFORMED)
-        meter = self._meters.get(hid)
-        if meter is None:
-            return self._refuse(404, Reason.NOT_A_MEMBER)
-        if int(request.headers.get("content-length", "0")) > TO_METER_CODEC.bytes_max:
+        body = await self._body(request, TO_METER_CODEC.bytes_max)
+        if isinstance(body, Response):
+            return body
+        given = self._receive(hid, body)
+        await self._fleet.keep(given.writes)
+        if given.reason is not None:
+            return self._refuse(given.status, given.reason)
+        return Response(given.data, given.status, media_type=MSGPACK)
+
+    async def _take_many(self, request: Request) -> Response:
+        body = await self._body(request, CALLS_CODEC.bytes_max)
+        if isinstance(body, Response):
+            return body
+        try:
+            calls = CALLS_CODEC.decode(body)
+        except MalformedError:
+            return self._refuse(400, Reason.MALFORMED)
+        all_given: list[_Given] = []
+        for call in calls:
+            all_given.append(self._receive(call.hid, call.message))
+            await asyncio.sleep(0)
+        await self._fleet.keep([write for given in all_given for write in given.writes])
+        for given in all_given:
+            if given.reason is not None:
+                self._metrics.no(METER, given.reason)
+        replies = tuple(Reply(given.status, given.data) for given in all_given)
+        return Response(REPLIES_CODEC.encode(replies), media_type=MSGPACK)
+
+    async def _body(self, request: Request, bytes_max: int) -> bytes | Response:
+        if int(request.headers.get("content-length", "0")) > bytes_max:
             return self._refuse(413, Reason.OVERSIZED)
         try:
-            body = await request.body()
-            message = TO_METER_CODEC.decode(body)
-        except (ClientDisconnect, MalformedError):
+            return await request.body()
+        except ClientDisconnect:
             return self._refuse(400, Reason.MALFORMED)
+
+    def _receive(self, hid: bytes, body: bytes) -> "_Given":
+        """Let a meter take a message; nothing of what it answers may leave before its writes are durable."""
+        meter = self._meters.get(hid)
+        if meter is None:
+            return _Given(404, reason=Reason.NOT_A_MEMBER)
+        try:
+            message = TO_METER_CODEC.decode(body)
+        except MalformedError:
+            return _Given(400, reason=Reason.MALFORMED)
         if self.is_down(hid, self._answered[hid]):
-            return Response(status_code=503)  # as if nobody were there: a trial, not a refusal
+            return _Given(503)  # as if nobody were there: a trial, not a refusal
         if self.transcript is not None:
             self.transcript.note(hid.hex(), "head-end", type(message).__name__, body)
         began = process_time()
         answer = meter.receive(message, self._readings[hid].get, os.urandom(32))
         self.cpu_s += process_time() - began
-        await self._fleet.keep(Write(AGGREGATION, hid + key, value) for key, value in answer.writes)
+        writes = tuple(Write(AGGREGATION, hid + key, value) for key, value in answer.writes)
         traffic = self.traffic[hid]
         if not isinstance(message, RosterNotice):
             traffic.received += 1
         traffic.received_bytes += len(body)
         if answer.message is None:
-            return Response(status_code=204)
+            return _Given(204, writes=writes)
         data = TO_HEAD_END_CODEC.encode(answer.message)
         self._answered[hid] += 1
         traffic.sent += 1
         traffic.sent_bytes += len(data)
-        return Response(data, media_type=MSGPACK)
+        return _Given(200, data, writes)
 
     def _refuse(self, status: int, reason: Reason) -> Response:
         self._metrics.no(METER, reason)

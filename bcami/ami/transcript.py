@@ -1,16 +1,22 @@
 """What each party of an aggregation saw, message by message: one JSON line each, for whoever wants to check."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 
 class Transcript:
-    """Writes lines `{"at", "from", "kind", "bytes"}`; `bytes` is the message as it arrived, in hex."""
+    """Writes lines `{"at", "from", "kind", "bytes"}`; `bytes` is the message as it arrived, in hex.
+
+    A message that went to many is written out once: further lines have `"same_as"`, the number of the first one's line.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="ascii")
+        self._lines = 0
+        self._written: dict[bytes, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -22,5 +28,8 @@ class Transcript:
 
     def note(self, at: str, sender: str, kind: str, data: bytes) -> None:
         """Note that party `at` took a message."""
-        json.dump({"at": at, "from": sender, "kind": kind, "bytes": data.hex()}, self._file)
-        self._file.write("\n")
+        self._lines += 1
+        line: dict[str, str | int] = {"at": at, "from": sender, "kind": kind}
+        first = self._written.setdefault(sha256(data).digest(), self._lines)
+        line |= {"bytes": data.hex()} if first == self._lines else {"same_as": first}
+        self._file.write(json.dumps(line) + "\n")

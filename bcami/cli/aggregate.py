@@ -11,6 +11,9 @@ from bcami.cli.screen import SCREEN
 from bcami.model.aggregation import GROUP_MIN, MEMBERS_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bcami.ami.aggregation_costs import GroupCost
     from bcami.cli.own_network import RunNetwork
     from bcami.paths import HomePaths
     from bcami.processes.aggregation_place import AggregateOptions
@@ -113,37 +116,46 @@ def _costs(sizes: str, home: "HomePaths") -> None:
     plot_costs(run / "costs.png", measured)
     fields = {"groups": msgspec.to_builtins(measured)}
     (run / "summary.json").write_text(json_format.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    _show_costs(measured)
+    SCREEN.line(f"plot and figures: {run}")
+    SCREEN.result("bcami/aggregate-costs/1", fields)
+
+
+def _show_costs(measured: "Sequence[GroupCost]") -> None:
     SCREEN.table(
         (
             "members",
             "neighbours",
             "threshold",
-            "colluding",
+            "may collude",
+            "mode",
+            "messages",
             "B sent",
             "ms/meter",
             "head-end ms",
-            "CPU s",
-            "ring B",
-            "ring ms",
+            "s",
         ),
         [
             (
-                item.members,
-                item.degree,
-                item.threshold,
-                item.colluding_max,
-                item.masked.bytes_sent,
-                item.masked.meter_ms,
-                item.masked.head_end_ms,
-                (item.masked_dropouts or item.masked).total_s,
-                item.ring.bytes_sent,
-                item.ring.meter_ms,
+                item.members if place == 0 else "",
+                item.degree if place == 0 else "",
+                item.threshold if place == 0 else "",
+                item.colluding_max if place == 0 else "",
+                mode,
+                f"{cost.messages_sent:.2f}",
+                f"{cost.bytes_sent:,.0f}",
+                f"{cost.meter_ms:.3f}",
+                f"{cost.head_end_ms:,.1f}",
+                f"{cost.on_cores_s(2):.2f}",
             )
             for item in measured
+            for place, (mode, cost) in enumerate(item.modes())
         ],
     )
-    SCREEN.line(f"plot and figures: {run}")
-    SCREEN.result("bcami/aggregate-costs/1", fields)
+    SCREEN.line()
+    SCREEN.line(
+        "messages, B sent, ms/meter: of one meter, mean of all; s: CPU time of the head-end, then all meters on 2 cores"
+    )
 
 
 def _filters(meters: int | None, from_: str | None, to: str | None) -> "Filters":

@@ -85,6 +85,8 @@ def _show_costs(report: AggregateReport) -> None:
         f"{report.bytes_sent_per_meter:,.0f} B sent, {report.bytes_received_per_meter:,.0f} B received, "
         f"{report.cpu_ms_per_meter:.2f} ms of CPU"
     )
+    if report.head_end_cpu_ms:
+        SCREEN.line(f"head-end       {report.head_end_cpu_ms:,.1f} ms of CPU a round")
     SCREEN.line(f"on the chain   {report.transactions} transactions, {report.transaction_bytes:,} B")
     heading = "turned down by"
     for party, reasons in report.noes.items():

@@ -31,7 +31,8 @@ def leaks(messages: list[bytes], values: list[int]) -> list[int]:
 
 
 def seen(cluster: Cluster) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (finished(cluster) / "transcript.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (finished(cluster) / "transcript.jsonl").read_text().splitlines()]
+    return [line if "bytes" in line else line | {"bytes": lines[line["same_as"] - 1]["bytes"]} for line in lines]
 
 
 def finished(cluster: Cluster) -> Path:

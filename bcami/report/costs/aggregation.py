@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from bcami.ami.aggregation_costs import GroupCost, RoundCost, group_costs
+from bcami.ami.aggregation_costs import GROUP_SIZES, GroupCost, RoundCost, group_costs
 from bcami.report.document import Chart, Column, Row, Section, Series, Table
 from bcami.report.measuring import Effort, exact
 
@@ -11,7 +11,7 @@ _METHOD = "One round in memory with real keys and messages, CPU time; the sum is
 
 def measure_aggregation(effort: Effort, show: Callable[[str], None]) -> list[GroupCost]:
     """Return the costs of several sizes of group. Raises ExpectationError when a sum is wrong."""
-    sizes = (10, 30, 100) if effort.quick else (10, 30, 100, 300, 1000)
+    sizes = (10, 30, 100) if effort.quick else GROUP_SIZES
     return group_costs(sizes, lambda members: show(f"a group of {members}"))
 
 
@@ -32,13 +32,6 @@ def aggregation_section(found: Sequence[GroupCost]) -> Section:
     )
 
 
-def _modes(item: GroupCost) -> list[tuple[str, RoundCost]]:
-    modes = [("masked, first round of a roster", item.masked_first), ("masked", item.masked)]
-    if item.masked_dropouts is not None:
-        modes.append(("masked, 5 % drop out", item.masked_dropouts))
-    return [*modes, ("ring", item.ring), ("ring, forming it", item.ring_setup)]
-
-
 def _round_table(found: Sequence[GroupCost]) -> Table:
     rows = [
         Row(
@@ -55,7 +48,7 @@ def _round_table(found: Sequence[GroupCost]) -> Table:
             _METHOD,
         )
         for item in found
-        for mode, cost in _modes(item)
+        for mode, cost in item.modes()
     ]
     return Table(
         "aggregation_rounds",
