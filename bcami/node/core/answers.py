@@ -16,7 +16,7 @@ from bcami.model.batch import Batch
 from bcami.model.block import BlockCertificate, Header, Outcome, header_hash, result_leaf
 from bcami.model.chain import TransactionPlace
 from bcami.model.reasons import Reason
-from bcami.node.core.admission import Tickets, committed, refused
+from bcami.node.core.admission import Tickets, committed, refused, unknown
 from bcami.node.core.execution import ExecutedBlock
 
 LOOK_BACK_BLOCKS: Final = 1_024
@@ -90,6 +90,18 @@ class Answers:
                 ready += self.tickets.resolve(tx_id, *known)
             elif not self.is_executed(tx_id):
                 ready += self.tickets.resolve(tx_id, refused(tx_id, reason))
+        return ready
+
+    def left_out(self, own: Iterable[bytes]) -> list[int]:
+        """Let go of transactions of own batches that a snapshot has executed; returns the complete tickets.
+
+        One without an outcome was left out by weak refusals, which a snapshot does not hold: nothing is known of it,
+        and it is taken in again when it is asked for again.
+        """
+        ready: list[int] = []
+        for tx_id in own:
+            if self.tickets.is_awaited(tx_id) and not self.is_executed(tx_id):
+                ready += self.tickets.resolve(tx_id, unknown(tx_id))
         return ready
 
     def hash_of(self, height: int) -> bytes | None:

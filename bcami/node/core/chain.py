@@ -4,7 +4,7 @@ The one commit point of ordering, view change and catch-up. A block is compared 
 written when the certificate is there first, else when it comes; a node whose block is another one stops (protocol 5.4).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bcami.crypto.roster import Roster
@@ -141,13 +141,14 @@ class Chain:
         self._out.observe(events.BlockExecuted(height, decision.view, count, rejected))
         self._out.add(out.CommitBlock(block.commit, decision.certificate))
 
-    def installed(self, height: int) -> None:
-        """Go on above a snapshot: what was decided below it is in it."""
+    def installed(self, height: int, own: Iterable[bytes]) -> None:
+        """Go on above a snapshot: what was decided below it is in it, and `own` transactions of this node's batches."""
         self.durable = height
         self.is_suspended = False
         self.decided = {item: decision for item, decision in self.decided.items() if item > height}
         self.certificates = {item: known for item, known in self.certificates.items() if item > height}
         self._ready(self._answers.restart())
+        self._ready(self._answers.left_out(own))
 
     # Durable, certified.
 

@@ -253,9 +253,8 @@ class NodeCore:
         height, lanes = self.executor.height, self.executor.lanes
         certificate = self.ledger.certificate(height)
         assert certificate is not None
-        self.chain.installed(height)
+        self.chain.installed(height, self._lanes.jumped(lanes))
         self._sync.installed()
-        self._lanes.jumped(lanes)
         if not self.halted:
             synced = pbft_in.Synced(height, certificate.header_hash, certificate, lanes)
             self._ordered(self.pbft.step(synced, now_ms))

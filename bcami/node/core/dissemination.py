@@ -279,10 +279,15 @@ class Dissemination:
         for collector, number in [key for key in self._owed if key[1] <= lanes[key[0]]]:
             del self._owed[collector, number]
 
-    def jumped(self, lanes: tuple[int, ...]) -> None:
-        """A snapshot has executed batches that this node has not seen executing: let go of those too."""
+    def jumped(self, lanes: tuple[int, ...]) -> list[bytes]:
+        """A snapshot has executed batches that this node has not seen executing: let go of those too.
+
+        Returns the transactions of own batches among them.
+        """
+        own = [item.held for number, item in self._collector.own.items() if number <= lanes[self._replica]]
         self.executed((), lanes)
         self.pool.drop_executed(lanes)
+        return [tx_id for held in own for tx_id in held.ids]
 
     # Restart.
 
