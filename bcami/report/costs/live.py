@@ -185,8 +185,9 @@ def _throughput_table(runs: Sequence[LiveRun]) -> Table:
                 *(exact(run.cpu_us[role]) for role in ("load", "nodes", "mdms")),
                 exact(round(run.mdms_bytes, 1)),
             ),
-            f"{run.committed} reports of {run.meters} meters in {run.seconds:.1f} s, closed loop. The MDMS lags "
-            "behind by the time of release, so its CPU time is that of all that it stored, warm-up included.",
+            f"{run.committed} reports of {run.meters} meters in {run.seconds:.1f} s, closed loop.",
+            "The MDMS lags behind by the time of release, so its CPU time is that of all that it stored, warm-up "
+            "included.",
         )
         for run in runs
     )
