@@ -158,6 +158,10 @@ class Ordering:
             return True
         elif not self._statements.is_signed(message):
             self._out.refuse(Reason.BAD_SIGNATURE, sender)
+        elif (known := self._ahead.contradicted(message)) is not None:
+            self._out.convict(
+                "pre_prepare" if isinstance(message, PrePrepare) else type(message).__name__.lower(), known, message
+            )
         elif not self._ahead.add(message):
             self._out.refuse(Reason.OVER_QUOTA, sender, "ahead")
         return False

@@ -101,6 +101,11 @@ class Ahead:
     def __init__(self) -> None:
         self._kept: dict[int, dict[AheadKey, PrePrepare | Vote]] = {}
 
+    def contradicted(self, message: PrePrepare | Vote) -> PrePrepare | Vote | None:
+        """Return what is kept for the same place and says something else."""
+        known = self._kept.get(message.replica, {}).get((message.view, message.height, type(message).__name__))
+        return None if known is None or known.digest == message.digest else known
+
     def add(self, message: PrePrepare | Vote) -> bool:
         """Keep the message, or answer False when it is older than all that fill its sender's share."""
         kept = self._kept.setdefault(message.replica, {})

@@ -409,3 +409,15 @@ def test_a_second_new_view_for_the_same_view_is_evidence() -> None:
     entered(lab, [lab.view_change(r) for r in (0, 1, 2)])
     effects = lab.hear(lab.new_view([lab.view_change(r, stable=lab.certificate(2)) for r in (0, 1, 2)]))
     assert [(item.replica, item.what) for item in evidence(effects)] == [(1, "new_view")]
+
+
+def test_two_statements_that_come_before_their_view_are_evidence_too() -> None:
+    """A primary that equivocates in its new view, to a backup that has not got the NEW-VIEW yet."""
+    lab = Lab(own=3)
+    first, second = lab.pre_prepare(view=1), lab.pre_prepare(view=1, proposal=lab.proposal((0, 1), time_ms=7))
+    effects = lab.hear(first, second, *lab.prepares(first, 2), *lab.prepares(second, 2), second)
+    assert [(item.replica, item.what) for item in evidence(effects)] == [(1, "pre_prepare"), (2, "prepare")] + [
+        (1, "pre_prepare")
+    ]
+    effects = lab.hear(lab.new_view([lab.view_change(r) for r in (0, 1, 2)]))
+    assert [message.digest for message in said(effects) if isinstance(message, Prepare)] == [first.digest]
