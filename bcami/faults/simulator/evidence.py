@@ -12,8 +12,8 @@ on. So two honest nodes that hear different things, and talk about the place whi
 Here that is watched from outside: from what arrives at each honest node, what it refuses, and where it says that it
 stands. At the end of a phase each contradiction that a node was told has its evidence, of that node, which
 convicts whom it names before anybody who knows genesis. Not asked for: places that are closed to the node
-or not open yet (what is kept for later is bounded, so that a statement may have made room for others), statements told to
-different lives of a node, endorsements (a collector looks only at those of its own batch), and more than
+or not open yet (what is kept for later is bounded, so that a statement may have made room for others), statements told
+to different lives of a node, endorsements (a collector looks only at those of its own batch), and more than
 `EVIDENCE_PER_REPLICA_MAX` against one replica.
 """
 
