@@ -166,8 +166,9 @@ class MaskedRound:
         reader: ChainReader,
         notice: RosterNotice | None,
         past: Sequence[Past] = (),
+        informed: Collection[int] = frozenset(),
     ) -> None:
-        """With `notice` the roster goes to every member first: when it is new, or a meter may have restarted.
+        """With `notice` the roster goes first to every member that is not `informed`, as far as the head-end knows.
 
         `past` are the sums within a day: members insist on sets that are equal or differ enough (`rules`).
         """
@@ -176,6 +177,7 @@ class MaskedRound:
         self._start = start
         self._reader = reader
         self._notice = notice
+        self._informed = informed
         self._context = round_context(reader.chain, reader.epoch, start.round, group.digest)
         self._progress = _Progress()
         self._phase = "contributions"
@@ -208,6 +210,11 @@ class MaskedRound:
             for member in missing
         }
 
+    def informed(self) -> frozenset[int]:
+        """Return the members that know the roster, for the next round: they gave a contribution or any other no."""
+        lacking = {member for member, no in self._noes.items() if no.reason is Reason.UNKNOWN_ROSTER}
+        return frozenset({*self._informed, *self._progress.contributions, *self._noes} - lacking)
+
     @property
     def noes(self) -> Collection[Declined]:
         """The members' noes, the first of each."""
@@ -218,7 +225,7 @@ class MaskedRound:
         effects: list[Effect] = []
         call = RoundCall(proof)
         for member in range(len(self._group.members)):
-            if self._notice is not None:
+            if self._notice is not None and member not in self._informed:
                 effects.append(Call(member, self._notice))
             effects.append(Call(member, call))
         return [*effects, Wait(self._phase)]

@@ -77,6 +77,9 @@ class _Rounds:
         self._fixed = fixed
         self._trial = frozenset().union(*place.dropping())
         self._past = _past_of(members, ahead)
+        self._notice: RosterNotice | None = None
+        self._informed: frozenset[int] = frozenset()
+        """Members that know the roster; the others get it again with each round: they were away."""
         self.group: Group | None = None
         self.reports: list[RoundReport] = []
         self.left_out: list[LeftOut] = []
@@ -87,13 +90,13 @@ class _Rounds:
         proof = await place.chain.submit("start", start)
         if isinstance(proof, Reason):
             raise ExpectationError(f"round {start.round} was not opened: {proof}")
-        notice = None
         if self.group is None:
-            notice, self.group = await self._first()
+            self._notice, self.group = await self._first()
         self._host.new_round()
         near = [past for former, past in self._past if are_near(former, start)]
-        masked = MaskedRound(self.group, start, GenesisReader(place.roster), notice, near)
+        masked = MaskedRound(self.group, start, GenesisReader(place.roster), self._notice, near, self._informed)
         ended = await self._head_end.run(masked, proof)
+        self._informed = masked.informed()
         seconds = time.perf_counter() - began
         if masked.final_contributors is not None:
             self._past.append((start, Past(start.round, masked.final_contributors)))

@@ -292,6 +292,17 @@ class TestWhoIsLeftOut:
         _, missing = self.left_out(street, street.start(1, FIRST_S), silent=(3,), lacking=(17,))
         assert missing == {3: Declined(1, Reason.TIMED_OUT), 17: Declined(1, Reason.NO_READING)}
 
+    def test_who_was_away_when_the_roster_went_out_gets_it_with_the_next_round(self, street):
+        first, _ = self.left_out(street, street.start(1, FIRST_S), silent=(3,), lacking=(17,))
+        assert first.informed() == frozenset(range(40)) - {3}
+        second = MaskedRound(
+            street.group, street.start(2, FIRST_S + 3 * DAY_S), street.reader, street.notice, (), first.informed()
+        )
+        calls = second.begin(street.reader.record("start", street.start(2, FIRST_S + 3 * DAY_S)))
+        assert [item.member for item in calls if isinstance(item, Call) and item.message is street.notice] == [3]
+        second.receive(5, Declined(2, Reason.UNKNOWN_ROSTER))
+        assert 5 not in second.informed(), "it forgot: it gets the roster again"
+
     def test_the_earlier_sum_is_named(self, street):
         assert street.run(street.start(7, FIRST_S), reading).reason is Reason.VALID
         head_end = MaskedRound(street.group, street.start(9, FIRST_S), street.reader, None)
