@@ -57,6 +57,7 @@ def costs(
 
     effort = Effort(quick=quick, seed=seed)
     command = f"bcami report costs{' --quick' if quick else ''} --seed {seed}"
+    command += f" --data {data}" if data != "sample" else ""
     with SCREEN.progress("report costs") as progress:
         folder = _folder(home_paths(home), out, "report-costs")
         setting = _setting(command, effort.seed, quick=quick)
@@ -95,15 +96,19 @@ def capacity(
     from pathlib import Path
 
     from bcami.report.capacity import Demand, capacity_report, parse_interval_s, parse_meters
+    from bcami.report.costs.phases import READINGS
     from bcami.report.folder import load_report
     from bcami.report.measuring import Effort
-    from bcami.report.units import measured_elsewhere, read_units
+    from bcami.report.units import measured_elsewhere, read_units, require_measured
 
     demand = Demand(parse_meters(meters), parse_interval_s(interval), readings, utilisation, peak)
     measured = load_report(Path(costs_of)) if costs_of else None
     known = None if measured is None else read_units(measured)
+    require_measured(readings, READINGS if known is None else [unit.readings for unit in known])
     command = f"bcami report capacity --meters {meters} --interval {interval} --readings-per-report {readings}"
-    setting = _setting(command + (f" --costs {costs_of}" if costs_of else ""), seed, quick=quick)
+    command += f" --utilisation {utilisation:g} --peak {peak:g}"
+    command += f" --costs {costs_of}" if costs_of else f"{' --quick' if quick else ''} --seed {seed}"
+    setting = _setting(command, seed, quick=quick)
     if measured is not None:
         setting = measured_elsewhere(setting, measured)
     with SCREEN.progress("report capacity") as progress:
@@ -135,7 +140,7 @@ def diff(
     found = compare_reports(load_report(Path(first)), load_report(Path(second)))
     report = difference_report(found, (first, second), _setting(f"bcami report diff {first} {second}", 0, quick=False))
     with SCREEN.progress("report diff") as progress:
-        place = _write(report, _folder(home_paths(home), out, "report-diff"), progress)
+        place = _write(report, _folder(home_paths(home), out, "report-difference"), progress)
     SCREEN.table(
         ("table", "row", "column", "A", "B", "B/A"),
         [tuple(row.cells[:6]) for row in report.table("difference_measured").rows[:_SHOWN]],
@@ -249,17 +254,23 @@ def _steps(progress: "Callable[[str], None]") -> "Callable[[int, int, str], None
 
 
 def _folder(home: "HomePaths", out: str | None, what: str) -> "Path":
-    """Return the folder that the report goes to, made if it is not there. Raises InputError, EnvironmentFault."""
+    """Return the folder that the report goes to, made if it is not there. Raises InputError, EnvironmentFault.
+
+    A report of the same kind that is in it is replaced; one of another kind is not.
+    """
     from pathlib import Path
 
     from bcami.cli.runs import new_run
     from bcami.errors import EnvironmentFault, InputError
+    from bcami.report.folder import DATA, load_report
 
     if out is None:
         return new_run(home, what)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError("--out is a file", where=str(folder), do="name a folder")
+    if (folder / DATA).exists() and f"report-{load_report(folder)['kind']}" != what:
+        raise InputError("--out holds a report of another kind", where=str(folder), do="name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bcami.errors import InputError
 from bcami.report.document import Cell, Column, Measured, Range, Report, Row, Section, Setting, Table
 from bcami.report.figures import cell_text
 
@@ -34,7 +35,11 @@ class Difference:
 
 
 def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> Difference:
-    """Return the differences of two reports' data."""
+    """Return the differences of two reports' data. Raises InputError when they are reports of two kinds."""
+    if first["kind"] != second["kind"]:
+        raise InputError(
+            f"a report of {first['kind']} does not compare with one of {second['kind']}", do="name two of one kind"
+        )
     ours, theirs = _cells(first), _cells(second)
     fixed, measured = [], []
     for place in dict.fromkeys((*ours, *theirs)):

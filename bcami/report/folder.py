@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jinja2
 import msgspec
@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from bcami.errors import EnvironmentFault, InputError
 from bcami.report.charts import Drawing, draw
-from bcami.report.document import Cell, Chart, Column, Measured, Range, Report, Table, chart_table
+from bcami.report.document import Cell, Chart, Column, Measured, Range, Report, Setting, Table, chart_table
 from bcami.report.figures import DASH, cell_text, rich_text, spread_text
 
 SCHEMA: Final = "bcami/report/1"
@@ -62,6 +62,23 @@ def report_data(report: Report) -> dict[str, Any]:
     return {"schema": SCHEMA, **data}
 
 
+class _ItemShape(msgspec.Struct):
+    shown_as: Literal["table", "chart"] = msgspec.field(name="is")
+    key: str
+
+
+class _SectionShape(msgspec.Struct):
+    items: list[_ItemShape]
+
+
+class _Shape(msgspec.Struct):
+    """What readers of the JSON rely on."""
+
+    kind: str
+    setting: Setting
+    sections: list[_SectionShape]
+
+
 def load_report(place: Path) -> dict[str, Any]:
     """Return the data of a report: its folder, or its JSON file. Raises InputError."""
     path = place / DATA if place.is_dir() else place
@@ -73,6 +90,10 @@ def load_report(place: Path) -> dict[str, Any]:
         raise InputError(f"not JSON: {error}", where=str(path)) from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise InputError(f"not a report of the schema {SCHEMA}", where=str(path))
+    try:
+        msgspec.convert(data, _Shape)
+    except msgspec.ValidationError as error:
+        raise InputError(f"not a whole report: {error}", where=str(path)) from None
     return data
 
 

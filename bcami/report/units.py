@@ -46,11 +46,11 @@ class UnitCosts:
 
 
 def unit_costs(
-    desk: Sequence[DeskCost], live: Sequence[LiveRun], meter_us: float, request_bytes: dict[int, int]
+    desk: Sequence[DeskCost], live: Sequence[LiveRun], meter_us: dict[int, float], request_bytes: dict[int, int]
 ) -> list[UnitCosts]:
     """Return unit costs for each number of readings that was measured both live and on the desk, with BASE nodes.
 
-    `request_bytes`: a transaction as sent, by readings.
+    `meter_us`: a meter's time for a report, by readings. `request_bytes`: a transaction as sent, likewise.
     """
     counted = {item.readings: item for item in desk if item.nodes == BASE}
     return [
@@ -59,7 +59,7 @@ def unit_costs(
             readings=run.readings,
             node_us=run.cpu_us["nodes"] / run.nodes,
             mdms_us=run.cpu_us["mdms"],
-            meter_us=meter_us,
+            meter_us=meter_us[run.readings],
             sent_bytes=round(counted[run.readings].bytes_per_transaction, 1),
             request_bytes=request_bytes[run.readings],
             ledger_bytes=round(counted[run.readings].stored_per_transaction, 1),
@@ -70,18 +70,22 @@ def unit_costs(
     ]
 
 
+def require_measured(readings: int, measured: Sequence[int]) -> None:
+    """Return when so many readings lie within what was measured. Raises InputError."""
+    if not measured or not min(measured) <= readings <= max(measured):
+        span = f"{min(measured)} to {max(measured)}" if measured else "nothing"
+        raise InputError(f"{readings} readings in a report were not measured", do=f"measured: {span}")
+
+
 def at_readings(units: Sequence[UnitCosts], readings: int) -> UnitCosts:
     """Return unit costs for any number of readings: measured, or on the line between the nearest two.
 
     Raises InputError outside what was measured.
     """
+    require_measured(readings, [unit.readings for unit in units])
     known = sorted(units, key=lambda unit: unit.readings)
-    below = [unit for unit in known if unit.readings <= readings]
-    above = [unit for unit in known if unit.readings >= readings]
-    if not below or not above:
-        span = f"{known[0].readings} to {known[-1].readings}" if known else "nothing"
-        raise InputError(f"{readings} readings in a report were not measured", do=f"measured: {span}")
-    low, high = below[-1], above[0]
+    low = [unit for unit in known if unit.readings <= readings][-1]
+    high = next(unit for unit in known if unit.readings >= readings)
     if low.readings == high.readings:
         return low
     share = (readings - low.readings) / (high.readings - low.readings)

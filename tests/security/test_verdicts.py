@@ -11,7 +11,7 @@ from bcami.client.receipts import ReceiptVerifier
 from bcami.contract import guard
 from bcami.crypto import verification
 from bcami.crypto.hpke import OpenError, open_from
-from bcami.crypto.keys import SecretKey
+from bcami.crypto.keys import SECRET_ACCESS, SecretKey, export_secret
 from bcami.faults.simulator.disk import Disk
 from bcami.kms import Step
 from bcami.kms.messages import DeliveryId
@@ -22,7 +22,7 @@ from bcami.mdms.opening import ReportOpener
 from bcami.model import transaction
 from bcami.model.quorum import Quorum
 from bcami.model.reasons import Reason
-from bcami.model.registration import request_hash, share_info
+from bcami.model.registration import Contribution, ContributionAnswer, request_hash, share_info
 from bcami.model.report import Reading, encode_report
 from bcami.report.security import between, identity, paper, people, replacement
 from bcami.report.security.assemble import assembled
@@ -220,6 +220,24 @@ def test_when_the_mdms_takes_blocks_in_any_order(monkeypatch):
 
     monkeypatch.setattr(Follower, "_take", careless)
     assert verdict("WITHHOLD.4") is Verdict.FALLS
+
+
+def test_when_the_mdms_believes_blocks_of_any_network(monkeypatch):
+    monkeypatch.setattr("bcami.mdms.follower.verify_bundle", lambda *_: None)
+    assert verdict("CROSS.1") is Verdict.FALLS
+
+
+def test_when_stored_readings_are_others_than_were_sent(monkeypatch):
+    monkeypatch.setattr(people.Office, "energy", lambda *_: [1, 2, 3])
+    assert verdict("WITHHOLD.5") is Verdict.FALLS
+
+
+def test_a_share_that_is_sent_unsealed_is_found():
+    key = SecretKey.generate(bytes(31) + b"\1")
+    contribution = Contribution(1, key.public_key, bytes(64))
+    secret = export_secret(key, SECRET_ACCESS)
+    assert between._is_in_clear(ContributionAnswer(contribution, bytes(65), secret + bytes(16)))
+    assert not between._is_in_clear(ContributionAnswer(contribution, bytes(65), bytes(48)))
 
 
 def test_without_rekeying_a_removed_meter_goes_on_reading(monkeypatch):

@@ -36,6 +36,7 @@ Step = Callable[[Parts], list[Section]]
 def _bc_ami(parts: Parts) -> list[Section]:
     stand = Stand(seed=parts.effort.seed)
     parts.found["requests"] = {count: len(bc_ami.one_report(stand, count)[1]) for count in phases.READINGS}
+    parts.found["seals"] = {count: bc_ami.measure_seal(stand, count, parts.effort) for count in phases.READINGS}
     costs = {name: bc_ami.measure_meter(stand, name, parts.effort) for name in bc_ami.METERS}
     others = bc_ami.measure_others(stand, parts.effort)
     parts.found["meter"] = costs[bc_ami.METERS[0]]
@@ -128,14 +129,15 @@ def measure_for_units(parts: Parts) -> None:
     """Measure what unit costs need of meters and of nodes; the running cluster is the caller's."""
     stand = Stand(seed=parts.effort.seed)
     parts.found["requests"] = {count: len(bc_ami.one_report(stand, count)[1]) for count in phases.READINGS}
-    parts.found["meter"] = bc_ami.measure_meter(stand, bc_ami.METERS[0], parts.effort)
+    parts.found["seals"] = {count: bc_ami.measure_seal(stand, count, parts.effort) for count in phases.READINGS}
     parts.found["desk"] = phases.measure_desk(parts.effort, parts.scratch, parts.show, (phases.BASE,))
 
 
 def units_of(parts: Parts) -> list[UnitCosts]:
     """Return the unit costs, once meters, phases and the running cluster were measured."""
     found = parts.found
-    return unit_costs(found["desk"], found["live"], found["meter"].whole.median, found["requests"])
+    seals = {count: spent.median for count, spent in found["seals"].items()}
+    return unit_costs(found["desk"], found["live"], seals, found["requests"])
 
 
 def _summary(parts: Parts) -> tuple[str, ...]:

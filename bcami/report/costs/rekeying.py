@@ -187,7 +187,7 @@ def _batch_table() -> Table:
         Row(
             (
                 leavers,
-                size - leavers,
+                size,
                 round(float(lkh_batch(size, 2, leavers)), 1),
                 round(float(lkh_batch(size, DEGREE, leavers)), 1),
                 round(formula.lkh_batch_worst(size, DEGREE, leavers), 1),
@@ -204,7 +204,7 @@ def _batch_table() -> Table:
         f"Many leave {size} members at once and are replaced: wrapped keys",
         (
             Column("leavers", "Leavers", "number"),
-            Column("star", "flat", "number"),
+            Column("star", "flat: N", "number"),
             Column("lkh2", "LKH 2, mean", "number"),
             Column("lkh4", "LKH 4, mean", "number"),
             Column("lkh4_worst", "LKH 4, worst", "number"),
@@ -215,7 +215,8 @@ def _batch_table() -> Table:
         ),
         tuple(rows),
         "Li, Yang, Gouda and Lam 2001 (mean over which members leave); Naor, Naor and Lotspiech 2001",
-        "One change of the tree for all of them. “Worst”: they lie as far apart in it as they can.",
+        "One change of the tree for all of them. flat and LKH count the keys for those who take the places too; the "
+        "others are bounds for the leavers alone. “Worst”: they lie as far apart in it as they can.",
     )
 
 

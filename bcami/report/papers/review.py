@@ -1,7 +1,8 @@
 """What the review of key management [Review] says of schemes that it reports on, for the report.
 
 Only what the text at hand holds is here: claims in words, not one figure. Its Table 2, of approaches and techniques,
-is lost in that text. The abstract of one scheme was at hand beside it.
+is lost in that text. Beside it were at hand the KMS paper, which restates the scheme of Liu et al., and the abstract of
+eSKAMI. A key graph alone does not tell how a scheme rekeys: that of Liu et al. sends to each member.
 """
 
 from typing import Final, NamedTuple
@@ -24,7 +25,6 @@ class Claimed(NamedTuple):
 
 _TREE: Final = "lkh"
 _STAR: Final = "flat"
-_GRAPHS: Final = "A key graph with individual and batch rekeying is a key hierarchy: counted like one."
 
 CLAIMS: Final = (
     Claimed(
@@ -48,38 +48,31 @@ CLAIMS: Final = (
     Claimed("Kumar et al. (58)", "key graphs for several users", "Wan et al. find it open to denial of service"),
     Claimed(
         "Benmalek and Challal (53)",
-        "several groups in one key graph",
+        "technique of keys for several groups",
         "all three modes; fits large grids",
-        _TREE,
-        _GRAPHS,
     ),
     Claimed(
         "Benmalek et al. (54), four schemes",
         "individual and batch rekeying",
         "all three modes, secured",
-        _TREE,
-        _GRAPHS,
     ),
     Claimed(
         "Benmalek et al. (45)",
-        "several groups in one key graph",
+        "keys for several groups",
         "less storage than others, and little communication",
-        _TREE,
-        _GRAPHS,
     ),
     Claimed(
         "Benmalek et al. (55), iVerSAMI",
         "key graph, another broadcast protocol",
         "more secure than VerSAMI, less storage and communication",
-        _TREE,
-        _GRAPHS,
     ),
     Claimed(
         "eSKAMI (Benmalek and Challal 2015)",
-        "one key graph for all groups",
+        "one key graph for all groups, individual and batch rekeying",
         "83 % less storage at equal traffic",
         _TREE,
-        "From its abstract, not from the review; the only figure that a text at hand gives.",
+        "From its abstract, not from the review; the only figure that a text at hand gives. A key graph with "
+        "individual and batch rekeying is a key hierarchy: counted like one.",
     ),
     Claimed(
         "Manjul and Mishra (56)",

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from bcami.client.issuance import Share, contribution_request, open_share
 from bcami.client.receipts import ReceiptVerifier
+from bcami.codec import encode
 from bcami.contract.issuance import NodeContributor
 from bcami.crypto.hpke import KemSecretKey, OpenError, open_from, setup_sender
 from bcami.crypto.keys import SECRET_ACCESS, SecretKey, export_secret
@@ -43,6 +44,7 @@ def registration_is_overheard(seed: int) -> Account:
         except OpenError:
             account.no("HPKE: the other node's sealed share, with a key of the gateway", "does not open")
         account.aim("read another node's share", bool(opened))
+        account.aim("find that share in what was sent, unsealed", _is_in_clear(good[1]))
         swapped = _swapped(where, good[1], asked, draft.session)
         for what, answer in swapped.items():
             taken = open_share(home.party, request, answer)
@@ -57,6 +59,19 @@ def registration_is_overheard(seed: int) -> Account:
         has_pr = isinstance(own, Share) and own.key.public_key == pr
         account.aim("have Pr from its own share and all that it saw", has_pr)
     return account
+
+
+def _is_in_clear(answer: ContributionAnswer) -> bool:
+    """Tell whether some 32 bytes of an answer are the share itself, the private part of its point."""
+    data = encode(answer)
+    for start in range(len(data) - 31):
+        try:
+            key = SecretKey.from_scalar_bytes(data[start : start + 32])
+        except ValueError:
+            continue
+        if key.public_key == answer.contribution.point:
+            return True
+    return False
 
 
 def _swapped(where: Town, answer: ContributionAnswer, asked: bytes, session: int) -> dict[str, ContributionAnswer]:

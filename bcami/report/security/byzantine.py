@@ -78,10 +78,11 @@ def _lie(account: Account, seed: int, liar: int, shown: Shown) -> None:
             account.check(f"it misbehaved: {behaviour.name}", behaviour.acted > 0)
         settled = grounds.settle(honest)
         mdms.follow(honest[-1])
-        stored = sum(len(mdms.energy(home)) for home in where.homes)
+        stored = [mdms.energy(home) for home in where.homes]
+        sent = [[home.reading(number).energy for number in range(REPORTS // 2)] for home in where.homes]
         account.aim(f"{name}: make honest nodes disagree", not grounds.agree(honest))
         account.aim(f"{name}: stop honest requests", not all(valid) or not settled)
-        account.aim(f"{name}: change what the MDMS stores", stored != REPORTS)
+        account.aim(f"{name}: change what the MDMS stores", stored != sent)
 
 
 def _refusals(grounds: Grounds, nodes: Sequence[int]) -> list[Reason]:

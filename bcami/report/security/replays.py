@@ -12,7 +12,7 @@ from bcami.model.genesis import Parameters
 from bcami.model.reasons import Reason
 from bcami.report.security import paper
 from bcami.report.security.attack import Account, Attack, PaperRun
-from bcami.report.security.people import made, town, try_each
+from bcami.report.security.people import Home, made, town, try_each
 from bcami.report.security.voice import collect
 
 HOUR_MS: Final = 3_600_000
@@ -105,11 +105,11 @@ def administration_again(seed: int) -> Account:
         grounds.settle()
         account.does("sends the enrolment again that stands on the chain, to undo the revocation; and the revocation")
         enrolment = where.enrolments[0]
-        answers = [grounds.submit(node, enrolment) for node in grounds.up]
-        old = all(
-            answer is not None and answer.height == grounds.first[answer.transaction_id].height for answer in answers
-        )
-        account.no("the enrolment again", "first receipt again" if old else None)
+        for what, tx in (("enrolment", enrolment), ("revocation", revocation)):
+            answers = [grounds.submit(node, tx) for node in grounds.up]
+            first = grounds.first[grounds.id_of(tx)].height
+            old = all(answer is not None and answer.height == first for answer in answers)
+            account.no(f"the {what} again", "first receipt again" if old else None)
         refused = collect(grounds, 3, [enrolment])
         for reason in (refused or {}).values():
             account.no("endorser: the enrolment in a batch", reason)
@@ -157,12 +157,13 @@ def other_network(seed: int) -> Account:
         tx = here.home.report()
         account.check("the report is committed where it belongs", here.grounds.reason(0, tx) is Reason.VALID)
         here.grounds.settle()
-        account.does("takes reports, a registration, an enrolment, a receipt and blocks to the other network")
+        account.does("takes reports, registration, enrolment, revocation, proofs and blocks to the other network")
         stranger = here.homes[1]
         tries = [
             ("a report", replace(tx, session=1)),
             ("a report as it is", tx),
             ("a registration", fresh),
+            ("an enrolment", Home(here.grounds, "MAC000009").enrolment()),
             ("a revocation", here.revoke(stranger)),
         ]
         account.aim("have a transaction of one network valid in the other", try_each(account, there.grounds, tries))
@@ -179,7 +180,8 @@ def other_network(seed: int) -> Account:
         for what, reason in proofs.items():
             account.no(f"verifier: {what}", reason)
         account.aim("have a proof of one network believed in the other", None in proofs.values())
-        taken = there.mdms.take(here.grounds.bundles(0)[-1:])
+        taken = there.mdms.take(here.grounds.bundles(0))  # from block 1 on, which is the one that it waits for
+        account.no("MDMS: the blocks", None if taken.refused is None else taken.refused.reason)
         account.aim("have the MDMS of the other network take a block", taken.blocks > 0)
         own = there.grounds.reason(1, there.home.report())
         account.check("the other network's own report is valid", own is Reason.VALID)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from bcami.cli.report import capacity
 from bcami.errors import InputError
 from bcami.report.capacity import Demand, capacity_report, parse_interval_s, parse_meters, plan
 from bcami.report.folder import load_report, report_data, write_report
@@ -42,6 +43,12 @@ def test_between_measured_readings_lies_a_line() -> None:
     assert (middle.readings, middle.nodes) == (24, 4)
     with pytest.raises(InputError, match="not measured"):
         at_readings([ONE, DAY], 96)
+
+
+def test_readings_that_are_not_measured_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="were not measured"):
+        capacity(readings=96, out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30m", 1800.0), ("15m", 900.0), ("1h", 3600.0), ("900s", 900.0)])

@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+import pytest
+
+from bcami.errors import InputError
 from bcami.report.difference import compare_reports, difference_report
 from bcami.report.folder import report_data
 from tests.unit.report.test_folder import SETTING, small_report
@@ -39,6 +42,11 @@ def test_any_other_cell_may_not() -> None:
     assert found.fixed == (("table", "c", "Printed", "4.5", "4.6"),)
     assert ("bcami", "0", "9") in found.setting
     assert difference_report(found, ("one", "two"), SETTING).table("difference_settings").rows[0].cells[0] == "bcami"
+
+
+def test_reports_of_two_kinds_do_not_compare() -> None:
+    with pytest.raises(InputError, match="does not compare"):
+        compare_reports(data(), {**data(), "kind": "security"})
 
 
 def test_a_row_that_is_gone_is_told() -> None:

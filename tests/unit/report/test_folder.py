@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bcami.cli.report import _folder
 from bcami.errors import InputError
+from bcami.paths import HomePaths
 from bcami.report.document import Chart, Column, Measured, Range, Report, Row, Section, Series, Setting, Table
 from bcami.report.figures import cell_text, number_text, spread_text
 from bcami.report.folder import SCHEMA, load_report, table_csv, write_report
@@ -102,6 +104,18 @@ def test_json_has_the_schema_and_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps({**data, "schema": "other/1"}))
     with pytest.raises(InputError, match="not a report"):
         load_report(tmp_path)
+    for lost in ("kind", "setting", "sections"):
+        part = {name: value for name, value in data.items() if name != lost}
+        (tmp_path / "report.json").write_text(json.dumps(part))
+        with pytest.raises(InputError, match="not a whole report"):
+            load_report(tmp_path)
+
+
+def test_a_report_of_another_kind_is_not_written_over(tmp_path: Path) -> None:
+    write_report(small_report(), tmp_path)
+    assert _folder(HomePaths(tmp_path), str(tmp_path), "report-x") == tmp_path
+    with pytest.raises(InputError, match="another kind"):
+        _folder(HomePaths(tmp_path), str(tmp_path), "report-costs")
 
 
 def test_a_row_that_does_not_fit_its_table_is_refused() -> None:

@@ -28,7 +28,8 @@ def section() -> Section:
 def test_storage(section: Section) -> None:
     seven, eight = table(section, "kms_table_7"), table(section, "kms_table_8")
     assert seven.column("recomputed")[:4] == (20_032, 10_016, 10_016, 641_024)
-    assert seven.rows[4].cells[2:4] == (Range(19, 34), Range(4, 34)), "4 + m is wrong: a meter in no project has 4 keys"
+    assert seven.rows[4].cells[2:4] == ("4 + m, 4 + 2m", Range(4, 34)), "4 + m is wrong: without projects it is 4 keys"
+    assert seven.column("printed")[0] == "< 2n + 2m + 2", "the paper prints formulas, and no figure that is ours"
     assert eight.column("printed") == (0.448, 0.768, 1.088, 1.4)
     assert eight.column("recomputed") == (0.448, 0.768, 1.088, 1.408)
     assert eight.column("measured") == (Measured(1.0, 1.0, 1.0, 1), None, None, None)
@@ -117,6 +118,7 @@ def test_what_was_measured_stands_beside_the_formulas() -> None:
     chart = next(entry for entry in section.items if isinstance(entry, Chart))
     points = {series.name: series.y for series in chart.series if series.kind == "measured"}
     assert points == {"LKH 4, this system": (19.0,)}
+    assert table(section, "rekey_batch").column("star") == (1024, 1024, 1024), "who takes a place needs the key too"
     leave = table(section, "rekey_leave")
     assert leave.rows[3].cells[:5] == (1024, 1023, 19, 19, 11)
 
@@ -137,6 +139,8 @@ def test_strategies_are_priced_and_claims_are_marked_as_published() -> None:
     assert keys["Liu et al. 2013 (32)"] == 1023
     assert keys["Wan et al. 2014 (47)"] == 19
     assert keys["Kamto et al. (51)"] is None, "nothing is made up for what no text tells"
+    assert keys["El-Hajjar and Hanzo (37)"] is None, "a key graph alone does not tell"
+    assert keys["Benmalek et al. (55), iVerSAMI"] is None, "the same"
     assert "as published" in claims.columns[2].title
 
 
