@@ -72,7 +72,7 @@ METER_INBOX: Final = b"kms_inbox"
 """HID, epoch, number → Received: accepted, and not yet handed to the application, whose driver deletes it."""
 RETRY_MS: Final = 2_000
 ASK_LIMIT_MS: Final = 64_000
-"""A request for keys is repeated after 2 s, then each time twice as late up to this: all ask when an epoch opens."""
+"""What has no answer is repeated after 2 s, then each time twice as late up to this: many meters ask at once."""
 UNANSWERED_MAX: Final = 5
 """Confirmations without an answer, after which a meter asks for new keys."""
 
@@ -447,7 +447,8 @@ class MeterKeys:
         self._seal(step, Confirm(tuple(self.groups.items())))
 
     def _send_outgoing(self, step: Step, item: Outgoing, now_ms: int) -> None:
-        later = replace(item, next_ms=now_ms + RETRY_MS)
+        age_ms = max(RETRY_MS, now_ms - item.sent_ms)  # so each time twice as late, about
+        later = replace(item, next_ms=now_ms + min(ASK_LIMIT_MS, age_ms))
         outbox = tuple(later if other.id == item.id else other for other in self._record.outbox)
         self._record = replace(self._record, outbox=outbox)
         self._protect(step, item.contents, answers=False)

@@ -7,7 +7,16 @@ from bcami.codec import encode
 from bcami.crypto.hpke import KemSecretKey
 from bcami.crypto.keys import SecretKey
 from bcami.kms.bootstrap import make_bootstrap, make_request
-from bcami.kms.messages import DOWN_CODEC, UP_CODEC, Bootstrap, BootstrapRequest, GroupKeys, NodeKey, Pricing
+from bcami.kms.messages import (
+    DOWN_CODEC,
+    UP_CODEC,
+    Bootstrap,
+    BootstrapRequest,
+    GroupKeys,
+    JoinProject,
+    NodeKey,
+    Pricing,
+)
 from bcami.kms.records import METER_KEYS
 from bcami.model.reasons import Reason
 from tests.unit.kms.network import SCOPE, START_MS, Network
@@ -254,3 +263,13 @@ def test_a_request_without_an_answer_is_repeated_ever_later() -> None:
     assert times == [2, 6, 14, 30, 62, 126, 190]
     network.restart_meter(meter)
     assert meter.keys.tick(network.now_ms + 2_000, network.entropy()).sends, "a new request begins anew"
+
+
+def test_a_message_up_without_an_answer_is_repeated_ever_later() -> None:
+    network = Network(1)
+    meter = network.meters[0]
+    network.ask(meter, JoinProject(9))
+    times = [
+        second for second in range(200) if meter.keys.tick(network.now_ms + 1_000 * second, network.entropy()).sends
+    ]
+    assert times == [2, 4, 8, 16, 32, 64, 128, 192]
