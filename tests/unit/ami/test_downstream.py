@@ -209,7 +209,8 @@ def test_a_stream_that_leaves_meters_out_is_asked_for_again(street: Street, monk
             async with street.downstream(fleet) as downstream:
                 await downstream.until(lambda: downstream.confirmed == len(METERS))
                 while len(street.mdms.streams) < 2:
-                    await street.broadcast(downstream)
+                    await asyncio.sleep(1)  # of virtual time, which passes only when nothing else is to be done
+                await street.broadcast(downstream)
                 assert downstream.refused_above[Reason.UNKNOWN_HID] == 1
 
     monkeypatch.setattr(downstream_module, "RESUBSCRIBE_MS", 10)
