@@ -208,7 +208,7 @@ def test_a_stream_that_leaves_meters_out_is_asked_for_again(street: Street, monk
             street.mdms.left_out = ((fleet.in_session()[0].party.hid, Reason.UNKNOWN_HID),)
             async with street.downstream(fleet) as downstream:
                 await downstream.until(lambda: downstream.confirmed == len(METERS))
-                while len(street.mdms.streams) < 2:
+                while len(street.mdms.streams) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(1)  # of virtual time, which passes only when nothing else is to be done
                 await street.broadcast(downstream)
                 assert downstream.refused_above[Reason.UNKNOWN_HID] == 1
