@@ -227,6 +227,14 @@ def test_when_the_mdms_believes_blocks_of_any_network(monkeypatch):
     assert verdict("CROSS.1") is Verdict.FALLS
 
 
+def test_the_papers_ordering_stands_a_leader_that_shows_two_blocks_at_once_and_falls_to_one_that_waits():
+    ordering = paper.Ordering(4)
+    assert ordering.propose(0, b"A", [1], [1]) < ordering.needed, "audit results are compared (4.2.3)"
+    assert ordering.propose(0, b"B", [2, 3], [2, 3]) == ordering.needed
+    assert ordering.chains == [[], [], [b"B"], [b"B"]]
+    assert ordering.propose(1, b"C", [2, 3], [2, 3]) == 0, "4.2.3 has one leader"
+
+
 def test_when_stored_readings_are_others_than_were_sent(monkeypatch):
     monkeypatch.setattr(people.Office, "energy", lambda *_: [1, 2, 3])
     assert verdict("WITHHOLD.5") is Verdict.FALLS

@@ -237,7 +237,8 @@ METHOD: Final = paragraphs(
     by one and see these verdicts turn.
 
     The paper's protocol is a model of the paper's text, made for this report: what section 4.2 says is done, and what
-    it does not say is not done; where a choice was needed, the one that is kindest to the paper was taken. It says
+    it does not say is not done; where a choice was needed, the one that is kindest to the paper was taken. Its ordering
+    is the steps of section 4.2.3, not PBFT as published, which the paper names: with that, F9 would not fall. It says
     nothing about the authors' implementation, which is not published. It is in bcami/report/security/paper.py. The
     key management's paper is attacked in the profile `paper` of this system, which has that paper's formulas.
 

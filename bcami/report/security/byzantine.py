@@ -315,35 +315,55 @@ def _on_chain(account: Account, grounds: Grounds, seen: EquivocationSeen) -> boo
 
 
 def paper_two_blocks(_seed: int) -> Account:
-    """One bad leader collects 2f + 1 responses for each of two candidate blocks."""
+    """One bad leader collects 2f + 1 responses for each of two candidate blocks of one place."""
     account, ordering = Account(), paper.Ordering(4)
-    blocks = [b"block A", b"block B"]
-    account.does("is the leader, and sends block A to be audited, then block B for the same place")
-    final = []
-    for block, told in zip(blocks, ([1], [2, 3]), strict=True):
-        responses = ordering.respond(block, [1, 2, 3])
-        final.append(ordering.finalize(block, responses, told))
-        account.does(f"collects {responses} responses for {block.decode()}; {ordering.needed} are needed", "final")
-    account.check("both are valid blocks", all(final))
+    account.does("is the leader; shows block A to one node and block B to the two others, at once")
+    at_once = ordering.propose(0, b"block A", [1], [1])
+    account.no(
+        "nodes, comparing audit results: block A",
+        None if at_once >= ordering.needed else f"{at_once} of {ordering.needed} responses",
+    )
+    account.does(
+        "another place: shows block A to all, and tells one node that it is final; then shows block B to the rest"
+    )
+    ordering = paper.Ordering(4)
+    for block, shown, told in ((b"block A", [1, 2, 3], [1]), (b"block B", [2, 3], [2, 3])):
+        responses = ordering.propose(0, block, shown, told)
+        account.does(
+            f"obtains {responses} responses for {block.decode()}, its own among them; {ordering.needed} are needed"
+        )
+    account.check("an honest leader's block is final", _is_honest_final())
     account.aim("have nodes append different blocks", ordering.chains[1] != ordering.chains[2])
     return account
+
+
+def _is_honest_final() -> bool:
+    ordering = paper.Ordering(4)
+    ordering.propose(0, b"block", [1, 2, 3], [0, 1, 2, 3])
+    return all(chain == [b"block"] for chain in ordering.chains)
 
 
 def paper_silent_leader(_seed: int) -> Account:
     """The leader says nothing; the text has no other one."""
     account, ordering = Account(), paper.Ordering(4)
-    account.does("is the leader, and proposes nothing")
-    account.check("the others would answer", ordering.respond(b"block", [1, 2, 3]) >= ordering.needed)
+    account.does("is the leader, and proposes nothing; another node proposes in its place")
+    responses = ordering.propose(1, b"block", [2, 3], [1, 2, 3])
+    account.does(f"the other node obtains {responses} responses: 4.2.3 gives the candidate to the leader alone")
+    account.check("an honest leader's block is final", _is_honest_final())
     account.aim("stop the network with one node", not any(ordering.chains))
     return account
 
 
 def paper_half(_seed: int) -> Account:
-    """Two of four members answer whatever the leader wants; honest nodes answer too, since nothing forbids it."""
+    """Two of four members answer whatever the leader wants: with one honest node they are 2f + 1."""
     account, ordering = Account(), paper.Ordering(4)
-    account.does("has two of four nodes, the leader among them (50 %)")
-    for block, told in ((b"block A", [2]), (b"block B", [3])):
-        ordering.finalize(block, 2 + ordering.respond(block, told), told)
+    account.does(
+        "has two of four nodes, the leader among them (50 %); shows block A to one of the others, B to the last"
+    )
+    for block, node in ((b"block A", 2), (b"block B", 3)):
+        responses = ordering.propose(0, block, [node], [node], colluding=2)
+        account.does(f"obtains {responses} responses for {block.decode()}; {ordering.needed} are needed")
+    account.check("an honest leader's block is final", _is_honest_final())
     account.aim("have nodes append different blocks", ordering.chains[2] != ordering.chains[3])
     return account
 

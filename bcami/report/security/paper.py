@@ -12,6 +12,7 @@ the choice is the one that is kindest to it, and stands here:
 * τ is not checked by the contract: 4.2.3 names HID and signature. `fresh_ms` adds the check that 5.4.3 may mean.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
@@ -159,14 +160,17 @@ def network(seed: int, *, fresh_ms: int | None = None) -> Paper:
 
 
 class Ordering:
-    """The ordering phase of 4.2.3: candidate block, audit, 2f + 1 responses to the leader, final.
+    """The ordering phase as 4.2.3 words it: a candidate from the leader, audit, results sent to all with a hash and
+    compared, 2f + 1 responses to the leader, final.
 
-    A node audits what the leader gives it and answers; the text has no views, no second phase, no change of leader,
-    and nothing that a third party could check afterwards.
+    The paper names PBFT, and PBFT as published [CL02] stands a bad leader. Its own words do not: they have no views and
+    no other leader, do not say that a node answers for one candidate of a place only, and leave nothing that a third
+    party could check afterwards.
     """
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, leader: int = 0) -> None:
         self.nodes = nodes
+        self.leader = leader
         self.chains: list[list[bytes]] = [[] for _ in range(nodes)]
 
     @property
@@ -174,14 +178,17 @@ class Ordering:
         """2f + 1."""
         return 2 * ((self.nodes - 1) // 3) + 1
 
-    def respond(self, block: bytes, asked: list[int]) -> int:
-        """Return how many honest nodes answer a valid candidate: all that are asked."""
-        return len(asked) if block else 0
+    def propose(self, by: int, block: bytes, shown: Sequence[int], told: Sequence[int], colluding: int = 1) -> int:
+        """Carry a candidate through the phase; return the responses that the leader obtains.
 
-    def finalize(self, block: bytes, responses: int, told: list[int]) -> bool:
-        """Let the leader announce a block; nodes append what is announced as final."""
-        if responses < self.needed:
-            return False
-        for node in told:
-            self.chains[node].append(block)
-        return True
+        `shown`: honest nodes that get it, and answer when 2f + 1 results have one hash. `told`: those to which it is
+        announced as final, once it is. `colluding`: nodes that say what the leader wants, itself among them.
+        """
+        if by != self.leader:
+            return 0
+        alike = len(shown) + colluding
+        responses = alike if alike >= self.needed else colluding
+        if responses >= self.needed:
+            for node in told:
+                self.chains[node].append(block)
+        return responses

@@ -75,7 +75,8 @@ PROPERTIES: Final = (
         "Byzantine fault tolerance",
         "yes",
         "With at most f = (n − 1)/3 Byzantine nodes no two certified blocks of one height differ, and all honest "
-        "requests get their outcome. Above f nothing is claimed.",
+        "requests get their outcome. Above f nothing is claimed. The paper names PBFT, which as published stands f bad "
+        "members as well; what falls is ordering as its section 4.2.3 words it.",
     ),
     Property(
         "F10",
