@@ -258,6 +258,7 @@ def _assumptions(demand: Demand, unit: UnitCosts) -> Table:
         ("retries", "none; a lost or refused report costs again"),
         ("storage", "no replication below the ledger, nothing pruned, no backups; compression none"),
         ("bandwidth", "payload of messages between nodes and of requests; TLS, TCP, IP and HTTP come on top"),
+        ("blocks", "as large as in the measured runs; in larger ones a report costs less CPU time and fewer bytes"),
         ("growth", "linear: world state and index grow with meters and reports as in the measured run"),
     )
     return Table(

@@ -147,7 +147,7 @@ def collector_keeps_its_batch(seed: int) -> Account:
         grounds.tap = tap
         account.does("is node 4: takes a report into a batch, and keeps the batch to itself")
         first = grounds.reason(3, tx, 5_000)
-        account.no("meter: after 5 s at node 4", first or "no answer")
+        account.does("the meter waits for 5 s at node 4", str(first or "no answer"))
         account.check("the batch was held back", bool(held))
         account.check("the report is committed at node 2", grounds.reason(1, tx) is Reason.VALID)
         account.does("now shows the old batch to everybody")
@@ -173,11 +173,13 @@ def primary_censors(seed: int) -> Account:
             account.does(f"is the primary, and leaves out {'a meter' if name == 'censor_signer' else 'node 2'}")
             at_censor = grounds.reason(0, home.report(), 3_000) if name == "censor_signer" else None
             if name == "censor_signer":
-                account.no("meter: at the censor itself", at_censor or "no answer")
+                account.does("the meter reports at the censor itself", str(at_censor or "no answer"))
             began = grounds.now_ms
             answer = grounds.reason(1, home.report(), 120_000)
             view = max(grounds.core(node).view for node in (1, 2, 3))
             account.does("the meter reports at node 2", f"{answer} after {grounds.now_ms - began} ms, in view {view}")
+            if view:
+                account.no("honest nodes", "view change")
             account.check(f"it misbehaved: {name}", behaviour.acted > 0)
             account.aim(f"keep the meter out ({name})", answer is not Reason.VALID)
     return account

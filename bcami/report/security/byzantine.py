@@ -100,7 +100,7 @@ def half_is_silent(seed: int) -> Account:
             grounds.machines[node].crash()
         tx = where.home.report()
         answer = grounds.reason(0, tx, 30_000)
-        account.no("node 1, after 30 s", answer or "no answer")
+        account.does("sees what node 1 says of a report after 30 s", str(answer or "no answer"))
         account.aim("stop the network", answer is None, ABOVE_F)
         account.aim("have one of the rest give an outcome alone", bool(grounds.outcomes(grounds.id_of(tx), 0)))
         grounds.machines[2].start()

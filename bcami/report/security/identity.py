@@ -72,7 +72,7 @@ def enrolment_keys_are_stolen(seed: int) -> Account:
         reason = _open_as_thief(where, 2)
         account.no("contract: register by the thief", reason)
         account.aim("open a session in the meter's name", reason is Reason.VALID, ENROLMENT_IS_IDENTITY)
-        account.no("admission: the meter's own report", grounds.reason(1, home.report()) or "no answer")
+        account.does("the meter itself reports", str(grounds.reason(1, home.report()) or "no answer"))
         account.check("the utility revokes the HID", grounds.reason(2, where.revoke(home)) is Reason.VALID)
         grounds.settle()
         where.wait_for_gap()
