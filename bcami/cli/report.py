@@ -55,6 +55,7 @@ def costs(
     from bcami.report.costs.assemble import cost_report
     from bcami.report.measuring import Effort
 
+    london = _london(data)
     effort = Effort(quick=quick, seed=seed)
     command = f"bcami report costs{' --quick' if quick else ''} --seed {seed}"
     command += f" --data {data}" if data != "sample" else ""
@@ -63,7 +64,7 @@ def costs(
         setting = _setting(command, effort.seed, quick=quick)
         more = [
             ("the running cluster", _live(home_paths(home), folder, setting.load)),
-            ("London data", _london(data)),
+            ("London data", london),
         ]
         report = cost_report(effort, setting, folder, _steps(progress), more)
         place = _write(report, folder, progress)
@@ -185,11 +186,16 @@ def _live(home: "HomePaths", folder: "Path", load: str) -> "Step":
 
 
 def _london(data: str) -> "Step":
+    """Return the step that sums data. Raises InputError now, not after all other steps, when there are none."""
     from bcami.cli.data import data_path
+    from bcami.replay.sources import discover
     from bcami.report.costs.london import london_section, measure_london
 
+    place = data_path(data)
+    discover(place)
+
     def step(parts: "Parts") -> "list[Section]":
-        return [london_section(measure_london(data_path(data), parts.show), data)]
+        return [london_section(measure_london(place, parts.show), data)]
 
     return step
 

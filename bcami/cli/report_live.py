@@ -13,6 +13,7 @@ from bcami.cli.own_network import RunNetwork, is_up, network_for_run
 from bcami.cli.report_way import Gate, follow_reports, price_gateway, watching
 from bcami.paths import HomePaths
 from bcami.processes.cpu import cpu_seconds
+from bcami.processes.home import open_home
 from bcami.processes.identity import running
 from bcami.report.costs.live import GatewayCost, LiveFound, LiveRun, Probe
 from bcami.report.costs.phases import BASE, READINGS
@@ -50,11 +51,13 @@ class LiveEffort:
 
 
 def measure_live(home: HomePaths, folder: Path, effort: LiveEffort, show: Callable[[str], None]) -> LiveFound:
-    """Return what live clusters took. The user's network is used when it is up; the others are made in `folder`."""
+    """Return what live clusters took. The user's network is used when it is up and of the usual size; the others are
+    made in `folder`.
+    """
     found = []
     own = HomePaths(folder / "networks")
     for nodes in effort.nodes:
-        place = home if nodes == BASE and is_up(home) else own
+        place = home if nodes == BASE and _is_usable(home) else own
         show(f"a network of {nodes} nodes")
         with network_for_run(place, "report-network", lambda _: None, nodes=nodes) as network:
             found.append(run_command(_measure(network, effort, is_base=nodes == BASE, show=show)))
@@ -64,6 +67,11 @@ def measure_live(home: HomePaths, folder: Path, effort: LiveEffort, show: Callab
         tuple(probe for item in found for probe in item.probes),
         tuple(cost for item in found for cost in item.gateway),
     )
+
+
+def _is_usable(home: HomePaths) -> bool:
+    """Tell whether the user's network is up, and as large as the one that most figures are about."""
+    return is_up(home) and len(open_home(home)[0].nodes) == BASE
 
 
 async def _measure(place: RunNetwork, effort: LiveEffort, *, is_base: bool, show: Callable[[str], None]) -> LiveFound:

@@ -5,6 +5,12 @@ from pathlib import Path
 import pytest
 
 from bcami.bundled import find_bundled
+from bcami.cli import report_live
+from bcami.cli.report import costs
+from bcami.config import default_definition
+from bcami.errors import InputError
+from bcami.paths import HomePaths
+from bcami.processes.home import create_home
 from bcami.replay.sources import discover
 from bcami.report.costs.london import ROWS_KEPT, london_section, measure_london, total
 from bcami.report.document import Table
@@ -49,3 +55,19 @@ def test_the_bundled_sample_is_read(tmp_path: Path) -> None:
     found = measure_london(find_bundled("datasets/sample"), lambda _: None)
     assert found
     assert all(item.units == item.cut_units for item in found)
+
+
+def test_data_that_are_not_there_are_told_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing at"):
+        costs(data=str(tmp_path / "none"), out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("nodes", "is_used"), [(4, True), (7, False)])
+def test_the_users_network_is_measured_when_it_has_the_usual_size(
+    nodes: int, is_used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = HomePaths(tmp_path / "home")
+    create_home(home, default_definition(nodes), base_port=20_000)
+    monkeypatch.setattr(report_live, "is_up", lambda _: True)
+    assert report_live._is_usable(home) is is_used
