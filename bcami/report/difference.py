@@ -75,8 +75,8 @@ def _cells(report: dict[str, Any]) -> dict[tuple[str, str, int, str], _Cell]:
 
 
 def _row_name(columns: list[dict[str, Any]], cells: list[Any]) -> str:
-    """Return what tells a row from the others: its first cell, and what else names a shape."""
-    told = [str(cells[0])]
+    """Return what tells a row from the others: its first cell, unless it was measured, and what else names a shape."""
+    told = ["row" if columns[0]["kind"] == "measured" else str(cells[0])]
     told += [
         str(cell)
         for column, cell in list(zip(columns, cells, strict=True))[1:]

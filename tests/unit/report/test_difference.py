@@ -34,6 +34,17 @@ def test_a_measured_cell_may_differ() -> None:
     assert "All else is the same" in shown.summary[1]
 
 
+def test_a_measured_cell_names_no_row() -> None:
+    first, second = data(), data()
+    for place, report in enumerate((first, second)):
+        table = report["sections"][0]["items"][0]
+        table["columns"][0]["kind"] = "measured"
+        table["rows"][1]["cells"][0] = 111 * (1 + place)
+    found = compare_reports(first, second)
+    assert found.fixed == ()
+    assert ("table", "row", "What", 111.0, 222.0, False) in found.measured
+
+
 def test_any_other_cell_may_not() -> None:
     second = data()
     second["sections"][0]["items"][0]["rows"][1]["cells"][1] = 4.6
