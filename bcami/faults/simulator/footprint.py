@@ -16,6 +16,7 @@ import numpy as np
 
 from bcami.endorsement.collector import IN_FLIGHT_MAX
 from bcami.endorsement.endorser import LANE_AHEAD_MAX
+from bcami.endorsement.pool import BatchPool
 from bcami.faults.simulator.agreement import Violation
 from bcami.node.core.answers import RECALLED_BLOCKS_MAX
 from bcami.node.core.core import NodeCore
@@ -27,6 +28,10 @@ from bcami.pbft.statements import VERIFIED_MAX
 from bcami.units import KIB
 
 _NOT_ITS_OWN: Final = frozenset(("ledger", "_ledger", "runtime", "_runtime", "roster", "_roster", "statements"))
+_EXECUTED: Final = "BatchPool._executed"
+"""The newest executed batches have a limit in bytes of their own, by far above what a seed sends."""
+_BATCH_BYTES_MIN: Final = 512
+"""A batch is larger: it has a transaction."""
 _COUNT_BYTES: Final = 16
 """Of each entry of a container, beside what it holds."""
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -67,7 +72,7 @@ _LIMITS: Final = {
     "Lanes._waiting": _Limit(each_node=1),
     "Lanes._waiting[]": _Limit(CERTIFICATES_AHEAD_MAX),
     "Answers._blocks": _Limit(RECALLED_BLOCKS_MAX, each_height=1),
-    "BatchPool._executed": _Limit(1_024),  # bounded in bytes, by far more than a run executes
+    _EXECUTED: _Limit(BatchPool.EXECUTED_KEPT_BYTES // _BATCH_BYTES_MIN),
 }
 """By class and attribute; `[]` for what is in it."""
 
@@ -93,7 +98,9 @@ class Scale:
     def check(self, index: int, node: NodeCore) -> None:
         """Raise Violation when the node keeps more than its bound."""
         n, window = node.roster.quorum.n, node.roster.genesis.parameters.window
-        kept, longest = self._walk(node)
+        kept, longest, executed = self._walk(node)
+        if executed > 2 * BatchPool.EXECUTED_KEPT_BYTES:  # with ids and digests
+            raise Violation("I10", f"node {index} keeps {executed} bytes of executed batches")
         for name, entries in longest.items():
             limit = _LIMITS.get(name, _OTHERS).entries(n, window)
             if entries > limit:
@@ -105,14 +112,18 @@ class Scale:
         """Return the bytes that hang on an object, each object counted once; a record as its encoding."""
         return self._walk(root)[0]
 
-    def _walk(self, root: object) -> tuple[int, dict[str, int]]:
-        """Return the bytes, and the entries of the longest container of each name."""
+    def _walk(self, root: object) -> tuple[int, dict[str, int], int]:
+        """Return the bytes, the entries of the longest container of each name, and the bytes of executed batches."""
         seen: set[int] = set()
         waiting: list[tuple[Any, str]] = [(root, "")]
         longest: dict[str, int] = {}
-        total = 0
+        total = executed = 0
         while waiting:
             item, name = waiting.pop()
+            if name == _EXECUTED:
+                longest[name] = len(item)
+                executed += self._walk(list(item.values()))[0]
+                continue
             if isinstance(item, bytes | str):
                 total += len(item)
                 continue
@@ -133,7 +144,7 @@ class Scale:
                 total += weight
             else:
                 waiting += _attributes(item)
-        return total, longest
+        return total, longest, executed
 
     def _weight(self, item: object) -> int | None:
         """Return the length of a record's encoding; None for what is not a record, or holds what is none."""
