@@ -35,7 +35,7 @@ from bcami.kms import Accepted, HardenedProfile, MeterKeys, Profile, Refused, Sc
 from bcami.kms.messages import UpPayload
 from bcami.kms.records import METER_KEYS, RECEIVED, accepted
 from bcami.kms.subscription import Subscription, subscriber
-from bcami.kms.wire import UP_MESSAGES_MAX, DownItem
+from bcami.kms.wire import UP_BYTES_MAX, UP_MESSAGES_MAX, DownItem
 from bcami.model.api import TransactionProof
 from bcami.model.reasons import Reason
 
@@ -45,6 +45,9 @@ RESUBSCRIBE_MS: Final = 2_000
 """After so long, and then ever longer, a stream that leaves meters out is given up for one with them."""
 UP_WAITING_MAX: Final = 20_000
 """Messages that wait for the head-end; what comes on top is dropped, and repeated later by the meter."""
+
+_BATCH_BYTES: Final = 5
+"""Bytes before a list or a byte string, at most."""
 
 Take = Callable[[Accepted], Iterable[Write]]
 """A meter's application: takes a message and returns what is to be kept of it, in the table APPLICATION."""
@@ -292,12 +295,23 @@ class Downstream:
             await self._up_wanted.wait()
             self._up_wanted.clear()
             while self._up:
-                batch, self._up = self._up[:UP_MESSAGES_MAX], self._up[UP_MESSAGES_MAX:]
+                count = _first_batch(self._up)
+                batch, self._up = self._up[:count], self._up[count:]
                 try:
                     self.refused_above.update(await self._head_end.send(batch))
                 except HeadEndUnavailable:
                     self.dropped += len(batch)  # the meters repeat what counts
                     await asyncio.sleep(TICK_S)
+
+
+def _first_batch(messages: Sequence[bytes]) -> int:
+    """Return how many of the first messages one request holds: it is refused as a whole above either limit."""
+    size = _BATCH_BYTES
+    for count, data in enumerate(messages[:UP_MESSAGES_MAX]):
+        size += len(data) + _BATCH_BYTES
+        if size > UP_BYTES_MAX:
+            return count
+    return min(len(messages), UP_MESSAGES_MAX)
 
 
 def _session_of(meter: Meter) -> int:
@@ -318,7 +332,7 @@ async def _grouped(events: AsyncIterator[StreamEvent], until: _Until) -> AsyncGe
         try:
             async for event in events:
                 await queue.put(event)
-        except HeadEndUnavailable as error:
+        except Exception as error:  # whatever it is, who reads the queue must not wait for more
             await queue.put(error)
 
     filling = asyncio.create_task(fill())

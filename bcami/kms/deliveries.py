@@ -5,7 +5,7 @@ it again by unicast under its own key; the delivery's id keeps it from being tak
 still holds: every project that was published, and the prices in force.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -44,17 +44,20 @@ class DeliveryStatus(StrEnum):
     LATE = "late"
     """Delivered after the deadline of Table 1."""
     EXPIRED = "expired"
+    """The meter does not take it any more: its time is over, or the meter took too many newer ones."""
 
 
 class _Open:
     """A delivery with what happened to it."""
 
-    __slots__ = ("attempts", "due", "next_ms", "record", "since", "taken", "waiting")
+    __slots__ = ("attempts", "due", "next_ms", "passed", "record", "since", "taken", "waiting")
 
     def __init__(self, record: DeliveryRecord) -> None:
         self.record = record
         self.waiting: dict[int, None] = dict.fromkeys(numbers_in(record.audience))
         self.taken: dict[int, int] = {}
+        self.passed: set[int] = set()
+        """Meters that cannot tell any more whether they took it; not stored: they say so again."""
         self.since: dict[int, int] = {}
         """When it was addressed to meters that came later."""
         self.due: list[int] = []
@@ -129,7 +132,7 @@ class DeliveryBook:
         standing = [kept for kept in self._standing(now_ms) if kept.record.group == group]
         for kept in standing:
             for number in newcomers:
-                if number not in kept.waiting and number not in kept.taken:
+                if not (number in kept.waiting or number in kept.taken or number in kept.passed):
                     self._address(kept, number, now_ms)
                     step.writes.append(Write(ADDRESSED, _key(kept.record.id) + u32(number), u64(now_ms)))
         return [delivery_of(kept.record) for kept in standing]
@@ -165,6 +168,12 @@ class DeliveryBook:
         latency = kept.latency_ms(number, received_ms)
         step.events.append(Delivered(hid, delivery, latency, latency <= deadline_ms(kept.record.payload)))
 
+    def passed(self, number: int, delivery: DeliveryId) -> None:
+        """Wait no longer for a meter to which a delivery is too old; it may have taken it."""
+        kept = self._kept.get(delivery)
+        if kept is not None and kept.waiting.pop(number, 0) is None:
+            kept.passed.add(number)
+
     def waiting(self, number: int, now_ms: int) -> list[Delivery]:
         """Return everything that waits for a meter, oldest first."""
         return [
@@ -173,8 +182,8 @@ class DeliveryBook:
             if number in kept.waiting and now_ms <= kept.record.until_ms
         ]
 
-    def tick(self, step: Step, now_ms: int) -> None:
-        """Repeat what is due, by unicast."""
+    def tick(self, step: Step, now_ms: int, is_there: Callable[[bytes], bool] | None) -> None:
+        """Repeat what is due, by unicast: not to who is away, or those would use up every portion."""
         budget = RETRIES_AT_ONCE
         for kept in self._kept.values():
             if not kept.waiting or now_ms > kept.record.until_ms:
@@ -185,8 +194,9 @@ class DeliveryBook:
                 kept.next_ms = now_ms + min(RETRY_LIMIT_MS, RETRY_MS << min(kept.attempts, 16))
             while kept.due and budget:
                 number = kept.due.pop()
-                if number in kept.waiting:
-                    budget -= self._roll.send(step, self._roll.numbered(number).hid, delivery_of(kept.record))
+                hid = self._roll.numbered(number).hid
+                if number in kept.waiting and (is_there is None or is_there(hid)):
+                    budget -= self._roll.send(step, hid, delivery_of(kept.record))
 
     def forget_meter(self, number: int) -> None:
         """Wait no longer for a meter that was removed."""
@@ -201,6 +211,8 @@ class DeliveryBook:
             return None
         if number in kept.taken:
             return kept.status_of(number, kept.taken[number])
+        if number in kept.passed:
+            return DeliveryStatus.EXPIRED
         if number not in kept.waiting:
             return None
         return DeliveryStatus.EXPIRED if now_ms > kept.record.until_ms else DeliveryStatus.WAITING
@@ -213,6 +225,8 @@ class DeliveryBook:
         rest = DeliveryStatus.EXPIRED if now_ms > kept.record.until_ms else DeliveryStatus.WAITING
         for number in kept.waiting:
             yield self._roll.numbered(number).hid, rest, None
+        for number in kept.passed:
+            yield self._roll.numbered(number).hid, DeliveryStatus.EXPIRED, None
         for number, received_ms in kept.taken.items():
             latency = kept.latency_ms(number, received_ms)
             yield self._roll.numbered(number).hid, kept.status_of(number, received_ms), latency
@@ -226,6 +240,7 @@ class DeliveryBook:
                 statuses[kept.status_of(number, received_ms)] += 1
             rest = DeliveryStatus.EXPIRED if now_ms > record.until_ms else DeliveryStatus.WAITING
             statuses[rest] += len(kept.waiting)
+            statuses[DeliveryStatus.EXPIRED] += len(kept.passed)
             latency = max((kept.latency_ms(*taken) for taken in kept.taken.items()), default=0)
             yield Summary(
                 record.id, record.payload, record.group, record.sent_ms, statuses, latency, deadline_ms(record.payload)
@@ -241,7 +256,7 @@ class DeliveryBook:
         step.writes.append(Write(DELIVERIES, key, None))
         step.writes += [Write(TAKEN, key + u32(number), None) for number in oldest.taken]
         step.writes += [Write(ADDRESSED, key + u32(number), None) for number in oldest.since]
-        self._statuses -= len(oldest.waiting) + len(oldest.taken)
+        self._statuses -= len(oldest.waiting) + len(oldest.taken) + len(oldest.passed)
         del self._kept[oldest.record.id]
 
 

@@ -1,6 +1,7 @@
 """The groups of the MDMS: all meters, and the demand-response projects with their members (design D15)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from bcami.crypto.signatures import Signer
 from bcami.kms.draw import KeyStream
@@ -38,6 +39,8 @@ from bcami.model.signing import u32, u64
 
 Rows = Callable[[bytes], Iterable[tuple[bytes, bytes]]]
 """Returns the keys and values of a table."""
+PROJECTS_OF_METER_MAX: Final = 32
+"""Projects of one meter: all its keys go into one bootstrap, and into one record of its store. The paper has 15."""
 _JOIN, _LEAVE = b"\x01", b"\x00"
 
 
@@ -175,6 +178,8 @@ class GroupBook:
             return Reason.ALREADY_MEMBER if join else Reason.NOT_A_MEMBER
         if join and self.conflicts(number, member):
             return Reason.INCOMPATIBLE_PROJECT
+        if join and sum(other.takes_part(member) for other in self._groups.values()) > PROJECTS_OF_METER_MAX:
+            return Reason.OVER_QUOTA
         if join:
             if group.leaving.pop(member, 0) == 0:
                 group.joining[member] = None

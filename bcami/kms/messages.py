@@ -295,7 +295,9 @@ class Confirm(msgspec.Struct, frozen=True, array_like=True, tag="confirm"):
 class Acknowledge(msgspec.Struct, frozen=True, array_like=True, tag="acknowledge"):
     """Deliveries that the meter took, with its time of receipt."""
 
-    taken: Annotated[tuple[tuple[DeliveryId, U63], ...], msgspec.Meta(min_length=1, max_length=IDS_MAX)]
+    taken: Annotated[tuple[tuple[DeliveryId, U63], ...], msgspec.Meta(max_length=IDS_MAX)]
+    too_old: Annotated[tuple[DeliveryId, ...], msgspec.Meta(max_length=IDS_MAX)]
+    """Deliveries below what it remembers: it does not take them, and need not get them again."""
 
 
 class Dismissed(msgspec.Struct, frozen=True, array_like=True, tag="dismissed"):

@@ -348,15 +348,17 @@ class MeterKeys:
 
     def _deliver_all(self, step: Step, deliveries: Sequence[Delivery], now_ms: int) -> None:
         """Take messages of the MDMS once each, and acknowledge them as often as they come."""
-        taken = []
+        taken, too_old = [], []
         for delivery in deliveries:
             refused = self._deliver(step, delivery, now_ms)
             if refused is not None:
                 step.refuse(refused, self._hid)
             if refused in (None, Reason.DUPLICATE):
                 taken.append((delivery.id, now_ms))
-        if taken:
-            self._seal(step, Acknowledge(tuple(taken)), answers=True)
+            elif refused is Reason.SEQUENCE_TOO_OLD:
+                too_old.append(delivery.id)
+        if taken or too_old:
+            self._seal(step, Acknowledge(tuple(taken), tuple(too_old)), answers=True)
 
     def _deliver(self, step: Step, delivery: Delivery, now_ms: int) -> Reason | None:
         """Take a message of the MDMS, or return why not."""

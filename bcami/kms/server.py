@@ -13,7 +13,7 @@
 Every input takes the time, and 32 fresh bytes where keys may be drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, assert_never
 
 from bcami.crypto.signatures import Signer
@@ -238,6 +238,8 @@ class KeyServer:
             case Acknowledge():
                 for delivery, received_ms in contents.taken:
                     self._deliveries.taken(step, hid, number, delivery, received_ms)
+                for delivery in contents.too_old:
+                    self._deliveries.passed(number, delivery)
             case Request():
                 self._request(step, hid, number, contents, now_ms, draw, signer)
             case _:
@@ -431,11 +433,11 @@ class KeyServer:
         self._audit.resume(step, now_ms, length, head)
         return step
 
-    def tick(self, now_ms: int) -> Step:
-        """Repeat what is due."""
+    def tick(self, now_ms: int, is_there: Callable[[bytes], bool] | None = None) -> Step:
+        """Repeat what is due to the meters that are there (all when left out); others catch up when they come."""
         step = Step()
         if self._signer is not None:
-            self._deliveries.tick(step, now_ms)
+            self._deliveries.tick(step, now_ms, is_there)
         return step
 
     # What can be asked.

@@ -127,6 +127,10 @@ class HeadEnd:
         """HIDs of the meters that somebody carries now."""
         return set().union(*(listener.hids for listener in self._listeners))
 
+    def carries(self, hid: bytes) -> bool:
+        """Tell whether somebody carries this meter now. May be asked from another thread."""
+        return hid in self._by_hid
+
     def admit(self, hids: Collection[bytes]) -> Listener | None:
         """Take a stream for these meters up, unless there are too many; its end is told by `leave`."""
         if self.listeners >= LISTENERS_MAX or self._subscribed + len(hids) > SUBSCRIBED_MAX:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from bcami.codec import encode
 from bcami.errors import MalformedError
@@ -64,22 +65,32 @@ async def stream(
         admitted = await kms.admission.admit(wanted)
     if isinstance(admitted, Reason):
         raise HTTPException(503 if admitted is Reason.QUEUE_FULL else 403, f"{admitted}: {explain(admitted)}")
-    return StreamingResponse(
-        _events(kms.head_end, admitted, last_event_id),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-store"},
-    )
+    return _Stream(kms.head_end, admitted, last_event_id)
+
+
+class _Stream(StreamingResponse):
+    """A stream whose place is given up however it ends, also when its reader went before the first event."""
+
+    def __init__(self, head_end: HeadEnd, admitted: Admitted, after: str | None) -> None:
+        super().__init__(
+            _events(head_end, admitted, after), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+        self._head_end = head_end
+        self._listener = admitted.listener
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._head_end.leave(self._listener)
 
 
 async def _events(head_end: HeadEnd, admitted: Admitted, after: str | None) -> AsyncIterator[bytes]:
-    try:
-        if admitted.left_out:
-            data = b64encode(encode(admitted.left_out)).decode()
-            yield format_sse_event(data_str=data, event=LEFT_OUT_EVENT)
-        async for heard in head_end.listen(admitted.listener, after):
-            yield _event(heard)
-    finally:
-        head_end.leave(admitted.listener)
+    if admitted.left_out:
+        data = b64encode(encode(admitted.left_out)).decode()
+        yield format_sse_event(data_str=data, event=LEFT_OUT_EVENT)
+    async for heard in head_end.listen(admitted.listener, after):
+        yield _event(heard)
 
 
 def _event(heard: Heard | None) -> bytes:

@@ -114,17 +114,25 @@ class KmsService:
     async def _rounds(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         opened = loop.time()
-        while not stop.is_set():
-            await self._follow()
-            await self.do(lambda: self.server.tick(self.now_ms()))
-            await self.do(lambda: self.server.end_period(self.now_ms(), self.entropy()))
-            if self._rotate.is_set() or loop.time() - opened >= self._pace.epoch_s:
-                self._rotate.clear()
-                await self._open_epoch()
-                opened = loop.time()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pace.tick_s):
-                    await stop.wait()
+        opening: asyncio.Task[None] | None = None
+        try:
+            while not stop.is_set():
+                await self._follow()
+                await self.do(lambda: self.server.tick(self.now_ms(), self.head_end.carries))
+                await self.do(lambda: self.server.end_period(self.now_ms(), self.entropy()))
+                if opening is not None and opening.done():
+                    await opening
+                    opening, opened = None, loop.time()
+                if opening is None and (self._rotate.is_set() or loop.time() - opened >= self._pace.epoch_s):
+                    self._rotate.clear()
+                    opening = asyncio.create_task(self._open_epoch())  # the open one serves until then
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pace.tick_s):
+                        await stop.wait()
+        finally:
+            if opening is not None:
+                opening.cancel()
+                await asyncio.gather(opening, return_exceptions=True)
 
     def rotate(self) -> None:
         """Have a new epoch opened within about a second."""
@@ -146,20 +154,25 @@ class KmsService:
         async with self._turn:
             if self._failure is not None:
                 raise self._failure
+            working = asyncio.ensure_future(asyncio.to_thread(self._work, inputs))
             try:
-                steps = await asyncio.to_thread(self._work, inputs)
-            except Exception as error:
-                self._failure = error
+                steps = await asyncio.shield(working)
+            except asyncio.CancelledError:
+                await asyncio.wait([working])  # nothing else may begin while the thread is at work
                 raise
             for step in steps:
                 self._send(step)
             return steps
 
     def _work(self, inputs: Iterable[Callable[[], Step]]) -> list[Step]:
-        steps = [make() for make in inputs]
-        writes = [write for step in steps for write in step.writes]
-        if writes:
-            self.store.apply(writes)
+        try:
+            steps = [make() for make in inputs]
+            writes = [write for step in steps for write in step.writes]
+            if writes:
+                self.store.apply(writes)
+        except Exception as error:
+            self._failure = error
+            raise
         return steps
 
     def _send(self, step: Step) -> None:

@@ -19,7 +19,7 @@ from bcami.kms.messages import EventKind as Kind
 from bcami.kms.messages import Notification, Pricing
 from bcami.kms.records import RECEIVED, Received
 from bcami.kms.subscription import check_subscriber
-from bcami.kms.wire import DownItem
+from bcami.kms.wire import UP_BATCH, UP_BYTES_MAX, UP_MESSAGES_MAX, DownItem
 from bcami.model.api import TransactionProof
 from bcami.model.genesis import operator_id
 from bcami.model.reasons import Reason
@@ -369,3 +369,13 @@ def test_what_was_accepted_and_not_handed_over_is_handed_over_at_the_next_start(
                     assert [(item.id, item.payload) for item in street.taken] == [(identity, PRICE)]
 
     run(work())
+
+
+def test_no_request_upwards_is_larger_than_the_mdms_takes() -> None:
+    messages = [bytes(30_000)] * 1_000
+    count = downstream_module._first_batch(messages)
+    assert 1 < count < len(messages)
+    assert UP_BATCH.decode(encode(tuple(messages[:count])))
+    assert len(encode(tuple(messages[: count + 1]))) > UP_BYTES_MAX
+    assert downstream_module._first_batch([b"short"] * 2_000) == UP_MESSAGES_MAX
+    assert downstream_module._first_batch([b"short"]) == 1

@@ -5,6 +5,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bcami.kms import HardenedProfile, deliveries
 from bcami.kms.deliveries import DeliveryStatus, bitmap, numbers_in
+from bcami.kms.groups import PROJECTS_OF_METER_MAX
 from bcami.kms.hardened import header_of
 from bcami.kms.messages import (
     DOWN_CODEC,
@@ -19,7 +20,8 @@ from bcami.kms.messages import (
     PublishProject,
     RemoteControl,
 )
-from bcami.kms.records import CHANGES, DELIVERIES, TAKEN
+from bcami.kms.records import CHANGES, DELIVERIES, RECENT_MAX, TAKEN
+from bcami.model.reasons import Reason
 from tests.unit.kms.network import SCOPE, MeterHost, Network
 
 PRICE = Pricing(0, 1800, (1,))
@@ -293,3 +295,57 @@ def test_a_meter_that_was_removed_before_an_epoch_opens_is_in_no_group_after_it(
     network.flow()
     assert network.server.groups.audience(0) == [network.meters[1].hid]
     assert statuses(network) == {"delivered": 1}, "and nothing waits for it"
+
+
+def test_what_is_too_old_for_a_meter_is_said_so_and_not_repeated_for_ever() -> None:
+    network = Network(2)
+    network.publish(1)
+    early, late = network.meters
+    network.ask(early, JoinProject(1))
+    network.flow()
+    network.send(Pricing(network.now_ms // 1000, 1_800, (1,) * 48), group=1)
+    network.flow()
+    price = network.server.summaries(network.now_ms)[-1].id
+    for _ in range(RECENT_MAX + 1):
+        network.send(CONTROL, hid=late.hid)
+        network.flow()
+    network.ask(late, JoinProject(1))
+    network.flow()
+    assert late.refused == [Reason.SEQUENCE_TOO_OLD]
+    number = network.server.roll.numbered_by(late.hid)
+    assert network.server.deliveries.status(price, number, network.now_ms) is DeliveryStatus.EXPIRED
+    found = next(item for item in network.server.summaries(network.now_ms) if item.id == price)
+    assert (found.statuses["delivered"], found.statuses["waiting"], found.statuses["expired"]) == (1, 0, 1)
+    told = list(network.server.deliveries.meters(price, network.now_ms))
+    assert (late.hid, DeliveryStatus.EXPIRED, None) in told
+    assert not network.do(network.server.tick(network.now_ms + 10**9)).sends
+
+
+def test_who_is_away_takes_no_portion_from_those_who_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "RETRIES_AT_ONCE", 2)
+    network = Network(4)
+    *away, there = network.meters
+    network.send(CONTROL, group=0)
+    network.send(PRICE, group=0)
+    network.down.clear()
+    network.now_ms += deliveries.RETRY_MS
+    network.do(network.server.tick(network.now_ms, lambda hid: hid == there.hid))
+    assert [meter for meter, _ in network.down] == [there, there]
+    network.flow()
+    assert [item.payload for item in there.accepted] == [CONTROL, PRICE]
+    assert not any(meter.accepted for meter in away)
+
+
+def test_a_meter_takes_part_in_so_many_projects_that_its_keys_go_into_one_bootstrap() -> None:
+    network = Network(1)
+    (meter,) = network.meters
+    for project in range(1, PROJECTS_OF_METER_MAX + 2):
+        network.publish(project)
+        network.ask(meter, JoinProject(project))
+        network.flow()
+    assert len(meter.keys.groups) == 1 + PROJECTS_OF_METER_MAX
+    assert network.refused == [Reason.OVER_QUOTA]
+    network.restart_meter(meter)
+    network.settle()
+    assert meter.keys.is_confirmed
+    assert len(meter.keys.groups) == 1 + PROJECTS_OF_METER_MAX

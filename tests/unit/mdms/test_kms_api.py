@@ -1,5 +1,6 @@
 """The HTTP endpoints of the symmetric keys, in process: what they refuse, and to whom they answer."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -91,6 +92,33 @@ def test_more_than_can_be_held_is_refused(desk: Desk, monkeypatch: pytest.Monkey
             one = Subscriber(bytes(32), 1, bytes(64))
             many = encode(Subscription(bytes(32), (one,) * (SUBSCRIBED_MAX + 1)))
             assert (await client.post("/v1/kms/stream", content=many)).status_code == 400
+
+    desk.run(work)
+
+
+def test_a_reader_that_goes_before_its_stream_begins_leaves_no_place_taken(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        app = create_app(SimpleNamespace(kms=service))  # type: ignore[arg-type]
+        body = encode(wanted(desk, service.admission.challenge()))
+        events = [{"type": "http.request", "body": body}]
+        blocked = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if events:
+                return events.pop()
+            await blocked.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            assert service.head_end.listeners == 2
+            blocked.set()
+            await asyncio.Event().wait()  # the connection takes nothing more
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/kms/stream", "query_string": b"", "headers": []}
+        await app(scope, receive, send)
+        assert blocked.is_set()
+        assert service.head_end.listeners == 1, "the desk's own stream"
 
     desk.run(work)
 

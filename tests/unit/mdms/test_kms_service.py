@@ -1,6 +1,7 @@
 """The MDMS's end of the symmetric keys as a service: the real store and contracts, a chain and meters in memory."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -427,3 +428,52 @@ def test_refusals_carry_their_reason() -> None:
     KmsMetrics(metrics.registry).happened(step.events, 0)
     assert metrics.registry.get_sample_value("bcami_kms_refused_total", {"reason": "wrong_key"}) == 1
     assert isinstance(step.events[0], Refused)
+
+
+def test_while_the_chain_is_down_the_next_epoch_waits_and_nothing_else_does(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        for faults in desk.cluster.faults:
+            faults.is_down = True
+        service.rotate()
+        await asyncio.sleep(1)
+        desk.roll.identities, desk.roll.revoked, desk.roll.height = [], [desk.host.hid], 2
+        await asyncio.sleep(1)
+        assert service.server.counts.meters == 0
+        assert service.server.counts.epoch == desk.epochs[0]
+        for faults in desk.cluster.faults:
+            faults.is_down = False
+        await desk.hear(lambda: len(desk.epochs) == 2)
+
+    desk.run(work)
+
+
+def test_a_step_that_began_ends_before_the_next_although_who_asked_for_it_is_gone(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        began, may_end = threading.Event(), threading.Event()
+        order: list[str] = []
+
+        def slow() -> Step:
+            began.set()
+            may_end.wait(10)
+            order.append("first")
+            return Step()
+
+        def next_one() -> Step:
+            order.append("next")
+            return Step()
+
+        first = asyncio.create_task(service.do(slow))
+        assert await asyncio.to_thread(began.wait, 10)
+        first.cancel()
+        second = asyncio.create_task(service.do(next_one))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not order
+        may_end.set()
+        await second
+        assert order == ["first", "next"]
+        assert first.cancelled()
+
+    desk.run(work)
