@@ -91,9 +91,23 @@ def _answered(client: httpx.Client, method: str, address: str, absent: str, opti
         told = None
     if answer.status_code == httpx.codes.BAD_REQUEST and isinstance(told, dict):
         raise InputError(str(told.get("detail")), where=told.get("where", ""), do=told.get("do", ""))
+    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY and isinstance(told, dict):
+        raise InputError(_not_taken(told.get("detail")), where=f"{method} {address}")
     if answer.status_code in _OF_THE_INPUT and isinstance(told, dict):
         raise InputError(str(told.get("detail")), where=f"{method} {address}")
     if answer.status_code != httpx.codes.OK or not isinstance(told, dict):
         detail = told.get("detail", told) if isinstance(told, dict) else answer.text[:200]
         raise EnvironmentFault(f"HTTP {answer.status_code}: {detail}", where=f"{method} {address}", do="bcami doctor")
     return told
+
+
+def _not_taken(detail: Any) -> str:
+    """Return in words which arguments are outside what they may be."""
+    if not isinstance(detail, list):
+        return str(detail)
+    return "; ".join(f"{_field(fault)}: {fault.get('msg')}" for fault in detail if isinstance(fault, dict))
+
+
+def _field(fault: dict[str, Any]) -> str:
+    """Return the name of the argument that a fault is about; numbers in its place are those of list items."""
+    return next((name for name in reversed(fault.get("loc", ())) if isinstance(name, str)), "request")

@@ -20,6 +20,8 @@ kms.add_typer(dr, name="dr")
 
 HOUR_S: Final = 3_600
 _POLL_S: Final = 0.1
+_NAME_CHARACTERS_MAX: Final = 40
+"""Of a delivery: two numbers of 63 bits."""
 
 
 def register(app: typer.Typer) -> None:
@@ -102,8 +104,11 @@ def delivery(
     from bcami.errors import InputError
 
     epoch, _, number = name.partition("/")
-    if not (epoch.isdecimal() and number.isdecimal()):
-        raise InputError(f"no delivery is called {name!r}", do="give it as `bcami kms status` shows it, such as 20/1")
+    if not (epoch.isdecimal() and number.isdecimal() and len(name) <= _NAME_CHARACTERS_MAX):
+        raise InputError(
+            f"no delivery is called {name[:_NAME_CHARACTERS_MAX]!r}",
+            do="give it as `bcami kms status` shows it, such as 20/1",
+        )
     path, paths = f"/v1/kms/deliveries/{int(epoch)}/{int(number)}", home_paths(home)
     found = mdms_get(paths, path)
     told = mdms_get(paths, f"{path}/meters?limit={limit}")

@@ -231,20 +231,15 @@ class DeliveryBook:
             latency = kept.latency_ms(number, received_ms)
             yield self._roll.numbered(number).hid, kept.status_of(number, received_ms), latency
 
-    def summaries(self, now_ms: int) -> Iterator[Summary]:
-        """Yield all deliveries that are kept, oldest first."""
-        for kept in self._kept.values():
-            record = kept.record
-            statuses = dict.fromkeys(DeliveryStatus, 0)
-            for number, received_ms in kept.taken.items():
-                statuses[kept.status_of(number, received_ms)] += 1
-            rest = DeliveryStatus.EXPIRED if now_ms > record.until_ms else DeliveryStatus.WAITING
-            statuses[rest] += len(kept.waiting)
-            statuses[DeliveryStatus.EXPIRED] += len(kept.passed)
-            latency = max((kept.latency_ms(*taken) for taken in kept.taken.items()), default=0)
-            yield Summary(
-                record.id, record.payload, record.group, record.sent_ms, statuses, latency, deadline_ms(record.payload)
-            )
+    def summary(self, delivery: DeliveryId, now_ms: int) -> Summary | None:
+        """Return one delivery, None when it is not kept."""
+        kept = self._kept.get(delivery)
+        return None if kept is None else _summary_of(kept, now_ms)
+
+    def summaries(self, now_ms: int, newest: int = KEPT_MAX) -> Iterator[Summary]:
+        """Yield so many of the deliveries that are kept, oldest first. Each costs as much as it has meters."""
+        for kept in list(self._kept.values())[-newest:]:
+            yield _summary_of(kept, now_ms)
 
     def _drop_oldest(self, step: Step, now_ms: int) -> None:
         """Drop a finished delivery, else one that waits, and only then one that newcomers are told."""
@@ -258,6 +253,20 @@ class DeliveryBook:
         step.writes += [Write(ADDRESSED, key + u32(number), None) for number in oldest.since]
         self._statuses -= len(oldest.waiting) + len(oldest.taken) + len(oldest.passed)
         del self._kept[oldest.record.id]
+
+
+def _summary_of(kept: _Open, now_ms: int) -> Summary:
+    record = kept.record
+    statuses = dict.fromkeys(DeliveryStatus, 0)
+    for number, received_ms in kept.taken.items():
+        statuses[kept.status_of(number, received_ms)] += 1
+    rest = DeliveryStatus.EXPIRED if now_ms > record.until_ms else DeliveryStatus.WAITING
+    statuses[rest] += len(kept.waiting)
+    statuses[DeliveryStatus.EXPIRED] += len(kept.passed)
+    latency = max((kept.latency_ms(*taken) for taken in kept.taken.items()), default=0)
+    return Summary(
+        record.id, record.payload, record.group, record.sent_ms, statuses, latency, deadline_ms(record.payload)
+    )
 
 
 def delivery_of(record: DeliveryRecord) -> Delivery:

@@ -226,8 +226,8 @@ class KmsService:
         return await self.look(self._status)
 
     async def delivery(self, identity: DeliveryId) -> dict[str, Any] | None:
-        summaries = await self.look(lambda: self.server.summaries(self.now_ms()))
-        return next((delivery_form(item) for item in summaries if item.id == identity), None)
+        found = await self.look(lambda: self.server.deliveries.summary(identity, self.now_ms()))
+        return None if found is None else delivery_form(found)
 
     async def delivery_meters(self, identity: DeliveryId, limit: int) -> list[dict[str, Any]]:
         """Return what became of a delivery at each meter, who still waits first."""
@@ -255,7 +255,7 @@ class KmsService:
 
     def _status(self) -> dict[str, Any]:
         counts = self.server.counts
-        newest = self.server.summaries(self.now_ms())[-DELIVERIES_SHOWN:]
+        newest = self.server.deliveries.summaries(self.now_ms(), DELIVERIES_SHOWN)
         return {
             "epoch": counts.epoch if self._signer is not None else 0,
             **self._policy,

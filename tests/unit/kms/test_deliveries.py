@@ -14,6 +14,7 @@ from bcami.kms.messages import (
     BootstrapRequest,
     CatchUp,
     ControlAction,
+    DeliveryId,
     Envelope,
     JoinProject,
     Pricing,
@@ -315,6 +316,10 @@ def test_what_is_too_old_for_a_meter_is_said_so_and_not_repeated_for_ever() -> N
     number = network.server.roll.numbered_by(late.hid)
     assert network.server.deliveries.status(price, number, network.now_ms) is DeliveryStatus.EXPIRED
     found = next(item for item in network.server.summaries(network.now_ms) if item.id == price)
+    assert found == network.server.deliveries.summary(price, network.now_ms)
+    assert network.server.deliveries.summary(DeliveryId(9, 9), network.now_ms) is None
+    (newest,) = network.server.deliveries.summaries(network.now_ms, 1)
+    assert newest.payload == CONTROL
     assert (found.statuses["delivered"], found.statuses["waiting"], found.statuses["expired"]) == (1, 0, 1)
     told = list(network.server.deliveries.meters(price, network.now_ms))
     assert (late.hid, DeliveryStatus.EXPIRED, None) in told

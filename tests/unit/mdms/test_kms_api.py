@@ -205,6 +205,29 @@ def test_a_revoked_meter_is_told_by_its_reason_to_operators(desk: Desk) -> None:
     desk.run(work)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("send", {"meter": "", "message": CONTROL}, "meter"),
+        ("send", {"group": 2**32, "message": CONTROL}, "group"),
+        ("send", {"group": 0, "message": {**CONTROL, "limit_w": 2**32}}, "limit_w"),
+        ("projects", {"project": 1, "name": ""}, "name"),
+        ("projects", {"project": 2**32, "name": "peak"}, "project"),
+        ("projects", {"project": 1, "name": "peak", "excludes": [2, 0]}, "excludes"),
+    ],
+)
+def test_an_argument_out_of_its_range_is_the_users_fault_and_named(
+    desk: Desk, path: str, body: dict[str, Any], named: str
+) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        async with client_of(desk, service) as client:
+            answer = await client.post(f"/v1/kms/{path}", json=body, headers=TOKEN)
+        with pytest.raises(InputError, match=rf"^{named}: \w"):
+            post_json(Answering(answer), "http://mdms", f"/v1/kms/{path}")  # type: ignore[arg-type]
+
+    desk.run(work)
+
+
 def sealed(desk: Desk, payload: UpPayload = Notification(EventKind.TAMPERED, 1)) -> Envelope:
     """Return a request as the meter sends it; nobody got it yet."""
     _, step = desk.meter.request(payload, desk.now_ms, desk.entropy())
