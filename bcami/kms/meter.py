@@ -73,8 +73,11 @@ METER_INBOX: Final = b"kms_inbox"
 RETRY_MS: Final = 2_000
 ASK_LIMIT_MS: Final = 64_000
 """What has no answer is repeated after 2 s, then each time twice as late up to this: many meters ask at once."""
-UNANSWERED_MAX: Final = 5
-"""Confirmations without an answer, after which a meter asks for new keys."""
+UNANSWERED_MAX: Final = 4
+"""Confirmations without an answer, each after twice the time, after which a meter asks for new keys: after a minute.
+
+An MDMS that has thousands to answer is not asked for more than it is asked already.
+"""
 
 
 class MeterKeys:
@@ -445,7 +448,7 @@ class MeterKeys:
             self._confirm(step, now_ms)
 
     def _confirm(self, step: Step, now_ms: int) -> None:
-        self._next_ms = now_ms + RETRY_MS
+        self._next_ms = now_ms + (RETRY_MS << self._unanswered)
         self._seal(step, Confirm(tuple(self.groups.items())))
 
     def _send_outgoing(self, step: Step, item: Outgoing, now_ms: int) -> None:

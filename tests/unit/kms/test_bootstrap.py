@@ -12,6 +12,7 @@ from bcami.kms.messages import (
     UP_CODEC,
     Bootstrap,
     BootstrapRequest,
+    Envelope,
     GroupKeys,
     JoinProject,
     NodeKey,
@@ -149,8 +150,24 @@ def test_a_meter_whose_keys_the_mdms_does_not_have_asks_again() -> None:
     known = network.server.roll.get(meter.hid)
     assert known is not None
     network.server.roll._by_hid[meter.hid] = replace(known, pending=None)  # as if it had never stored them
-    network.settle(8)
+    network.settle(10)
     assert meter.keys.is_confirmed
+
+
+def test_a_meter_that_is_not_answered_confirms_ever_later_and_then_asks_anew() -> None:
+    network = Network(1)
+    (meter,) = network.meters
+    network.restart_meter(meter)
+    network.receive(network.up.pop())
+    network.give(*network.down.pop())
+    network.up.clear()
+    start_ms, sent = network.now_ms, []
+    while len(sent) < 5:
+        network.now_ms += 1_000
+        network.by(meter, meter.keys.tick(network.now_ms, network.entropy()))
+        sent += [((network.now_ms - start_ms) // 1_000, type(UP_CODEC.decode(data))) for data in network.up]
+        network.up.clear()
+    assert sent == [*((second, Envelope) for second in (2, 6, 14, 30)), (62, BootstrapRequest)]
 
 
 def test_the_same_request_gets_the_same_answer() -> None:
