@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SUBMIT_PATH: Final = "/v1/transactions"
 _STALLED_S: Final = 60.0
+_RATE_LIMIT_PATIENCE_S: Final = 30.0
+"""How long a gateway may refuse everything before that is an error."""
 _POLL_S: Final = 0.002
 _SLOW_POLL_S: Final = 0.02
 """For the release, which takes seconds, and for the MDMS behind it."""
@@ -245,8 +247,9 @@ async def _again(client: httpx.AsyncClient, url: httpx.URL, body: bytes, seconds
     begin = time.perf_counter()
     while (start := time.perf_counter()) - begin < seconds or not took:
         answer = await client.post(url, content=body)
-        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            await asyncio.sleep(int(answer.headers["retry-after"]))
+        is_patient = took or start - begin < seconds + _RATE_LIMIT_PATIENCE_S
+        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS and is_patient:
+            await asyncio.sleep(int(answer.headers.get("retry-after", 1)))
             continue
         answer.raise_for_status()
         took.append((time.perf_counter() - start) * 1000)
