@@ -10,6 +10,7 @@ from bcami.model.chain import StateEntry
 from bcami.model.events import SnapshotInstalled
 from bcami.model.wire import FetchSnapshot, SnapshotPart, Status
 from bcami.node.core import offers
+from bcami.node.core.catchup import CatchUp
 from tests.simulation.cluster import Cluster
 from tests.simulation.scene import WAIT_MS, Scene
 from tests.simulation.test_catchup import lacking_a_certificate
@@ -293,3 +294,46 @@ def test_a_far_claim_of_one_peer_starts_no_snapshot() -> None:
         node.receive(0, Status(0, 0, 0, False, 2**40, 2**40, ()), cluster.now_ms)
         cluster.run(600)
     assert not node._sync.snapshots.is_active
+
+
+def test_what_peers_had_pruned_below_a_snapshot_counts_no_more_above_it() -> None:
+    """Seed 119751: a liar's claim and old words about a block below began a second snapshot that nobody could give."""
+    catchup = CatchUp(weak=2)
+    for replica, certified in ((0, 18), (1, 18), (2, 2**40)):
+        catchup.heard(Status(0, replica, 0, False, certified, certified, ()))
+    catchup.far_blocks = 2**50
+    assert catchup.ask(16, 0)
+    for replica in (0, 1):
+        catchup.pruned(replica, 0)
+    assert catchup.needs_snapshot(16, 10)
+    assert not catchup.needs_snapshot(18, 20)
+
+
+def test_a_snapshot_that_nobody_gives_is_left_when_the_next_block_can_be_executed() -> None:
+    """The others may need this node's vote to get further: it may not wait for a state that they do not have yet."""
+    scene = Scene()
+    scene.settle()
+    cluster = scene.cluster
+    node = cluster.node(3)
+    node.receive(0, Status(0, 0, 0, False, 2**40, 2**40, ()), cluster.now_ms)
+    node.catchup.ask(cluster.heights()[3], node._elapsed.ms)
+    for replica in (0, 1):
+        node.catchup.pruned(replica, node._elapsed.ms)
+    node.receive(0, Status(0, 0, 0, False, 2**40, 2**40, ()), cluster.now_ms)
+    assert node._sync.snapshots.is_active
+    cluster.crash(0)
+    assert scene.commit(1, scene.reports(2)) == ["valid"] * 2
+    scene.all_certified([1, 2, 3])
+    assert not installed(cluster)
+
+
+def test_a_node_that_needs_a_snapshot_no_more_executes_again() -> None:
+    """Blocks on their way to disk are waited for first; the only peer with newer blocks may go away meanwhile."""
+    scene = Scene()
+    scene.settle()
+    cluster = scene.cluster
+    node = cluster.node(3)
+    node.chain.suspend(True)
+    cluster.crash(0)
+    assert scene.commit(1, scene.reports(2)) == ["valid"] * 2
+    scene.all_certified([1, 2, 3])

@@ -102,10 +102,7 @@ class CatchUp:
 
     def ask(self, executed: int, elapsed_ms: int) -> tuple[int, int, int] | None:
         """Return (peer, first, last) of a request that is due, else None."""
-        if executed != self._seen_height:
-            self._delivered = executed if self._seen_height < 0 else self._delivered
-            self._seen_height, self._seen_ms = executed, elapsed_ms
-            self._pruned.clear()
+        self._see(executed, elapsed_ms)
         able = [number for number, peer in sorted(self._peers.items()) if peer.certified > executed]
         claimed = max([self._target, *(self._peers[number].certified for number in able)])
         if claimed <= executed or not able or not self._is_due(executed, elapsed_ms):
@@ -135,6 +132,7 @@ class CatchUp:
 
         One correct peer at least has pruned the next one, or the only peer that answers has; or there are too many.
         """
+        self._see(executed, elapsed_ms)
         if max((peer.claimed for peer in self._peers.values()), default=0) <= executed:
             return False
         is_stuck = bool(self._pruned) and elapsed_ms - self._seen_ms >= STUCK_MS
@@ -157,6 +155,13 @@ class CatchUp:
         self._turn += 1
         chosen = free[self._turn % len(free)]
         return chosen, self._peers[chosen].claimed
+
+    def _see(self, executed: int, elapsed_ms: int) -> None:
+        """Take note of where this node stands: what was said about an earlier next block counts no more."""
+        if executed != self._seen_height:
+            self._delivered = executed if self._seen_height < 0 else self._delivered
+            self._seen_height, self._seen_ms = executed, elapsed_ms
+            self._pruned.clear()
 
     def _is_due(self, executed: int, elapsed_ms: int) -> bool:
         request = self._request

@@ -95,6 +95,16 @@ class Chain:
             del self.decided[result.height]
             self._adopt(result, decision)
 
+    @property
+    def can_execute(self) -> bool:
+        """Tell whether the next height is decided, and all that it lacks is leave to be executed."""
+        return self.height + 1 in self.decided and not self.wanted()
+
+    def suspend(self, is_suspended: bool) -> None:
+        """Execute no block until told otherwise, or what has become ready meanwhile."""
+        self.is_suspended = is_suspended
+        self.execute_ready()
+
     def wanted(self) -> Mapping[bytes, BatchCertificate]:
         """Return the batches that the next height lacks, by digest."""
         decision = self.decided.get(self.height + 1)

@@ -79,6 +79,10 @@ class SnapshotSync:
         return self.phase is not Phase.NONE
 
     @property
+    def is_installing(self) -> bool:
+        return self.phase is Phase.INSTALLING
+
+    @property
     def is_busy(self) -> bool:
         """Tell whether the disk is behind, so that nothing more is asked for."""
         return self._unwritten > UNWRITTEN_MAX

@@ -37,16 +37,31 @@ class Sync:
 
     def go_on(self, elapsed_ms: int) -> None:
         """Ask for what is due, of blocks or of a snapshot."""
+        if not self.snapshots.is_installing:
+            self._choose_way(elapsed_ms)
         executed = self._executor.height
-        if not self.snapshots.is_active and self._catchup.needs_snapshot(executed, elapsed_ms):
-            self._chain.is_suspended = True
-            if self._chain.writing:
-                return  # what is under way is written first
-            self.snapshots.begin(executed, self._executor.parent_hash)
-        if not self.snapshots.is_active:
+        if self.snapshots.is_active:
+            if not self.snapshots.is_busy:
+                self._ask_for_snapshot(executed, elapsed_ms)
+        elif not self._chain.is_suspended:
             self._ask_for_blocks(executed, elapsed_ms)
-        elif not self.snapshots.is_busy:
-            self._ask_for_snapshot(executed, elapsed_ms)
+
+    def _choose_way(self, elapsed_ms: int) -> None:
+        """Begin a snapshot where blocks lead no further; leave it when they do again.
+
+        The next height is decided and its batches are here: then this node goes on by itself, whatever a peer claims.
+        Its vote may be the one that the others lack for a newer snapshot, so waiting for one could be for ever.
+        """
+        executed = self._executor.height
+        can_execute = self._chain.can_execute
+        if can_execute:
+            self.snapshots.end()
+        if self.snapshots.is_active:
+            return
+        is_needed = not can_execute and self._catchup.needs_snapshot(executed, elapsed_ms)
+        if is_needed and not self._chain.writing:  # what is under way is written first
+            self.snapshots.begin(executed, self._executor.parent_hash)
+        self._chain.suspend(is_needed)
 
     def _ask_for_blocks(self, height: int, elapsed_ms: int) -> None:
         if not self.snapshots.is_active and height > self._chain.durable + WRITES_BEHIND_MAX:
