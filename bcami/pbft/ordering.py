@@ -12,7 +12,7 @@ from bcami.model.batch import BatchCertificate
 from bcami.model.consensus import Commit, Prepare, PreparedProof, PrePrepare, Proposal
 from bcami.model.reasons import Reason
 from bcami.pbft.checkpoints import Checkpoints
-from bcami.pbft.effects import Broadcast, Decided, Outbox
+from bcami.pbft.effects import Broadcast, Decided, Outbox, SendTo
 from bcami.pbft.lanes import Lanes, certificates_bytes, lanes_after, proposal_bytes_max
 from bcami.pbft.records import VoteLog, VoteRecords
 from bcami.pbft.slots import Ahead, Decision, Round, Slot, Vote
@@ -117,6 +117,9 @@ class Ordering:
         # else a primary can hide from this replica what others decide. The own PREPARE, if sent, stays as it is.
         current.pre_prepare = message
         current.recorded = False
+        if known is None:
+            for vote in current.prepares.values():
+                self._tell(message, vote)
         self._vote(current, now_ms)
         self._advance(message.height, message.view)
 
@@ -142,7 +145,18 @@ class Ordering:
                 self._advance(message.height, message.view)
         else:
             current.add(message)
+            if isinstance(message, Prepare) and current.pre_prepare is not None:
+                self._tell(current.pre_prepare, message)
             self._advance(message.height, message.view)
+
+    def _tell(self, first: PrePrepare, vote: Prepare) -> None:
+        """Answer a PREPARE for another proposal with the pre-prepare that was heard here, once for each voter.
+
+        A voter that heard the primary say something else then holds both of its signatures, which is evidence, and so
+        does this replica by the voter's answer. A correct primary has one proposal, and this costs nothing.
+        """
+        if vote.digest != first.digest and vote.replica != self._statements.replica:
+            self._out.add(SendTo(vote.replica, first))
 
     def _is_current(self, message: PrePrepare | Vote) -> bool:
         """Tell whether the message belongs to the log now; else drop it with its reason, or keep it for later."""

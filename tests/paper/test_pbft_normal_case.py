@@ -5,7 +5,7 @@ import pytest
 
 from bcami.model.consensus import Commit, Prepare, PrePrepare, Proposal
 from bcami.model.signing import u64
-from bcami.pbft import Broadcast, Decided, Persist
+from bcami.pbft import Broadcast, Decided, Persist, SendTo
 from tests.paper.keys import bad_batch, batch
 from tests.paper.lab import Lab, evidence, of, refusals, said
 
@@ -194,6 +194,24 @@ def test_prepares_for_another_digest_do_not_count() -> None:
     lab = Lab()
     first, other = lab.pre_prepare(), lab.pre_prepare(proposal=lab.proposal((3, 1)))
     assert said(lab.hear(first, *lab.prepares(other, 2, 3)), Commit) == []
+
+
+@pytest.mark.parametrize("vote_first", [False, True])
+def test_who_prepares_another_proposal_is_told_what_was_heard_here(vote_first: bool) -> None:
+    """I12: the primary says one thing here and another there; the two that talk about it both hold its signatures."""
+    here, there = Lab(), Lab(own=2)
+    first, other = here.pre_prepare(), here.pre_prepare(proposal=here.proposal((2, 1)))
+    (vote,) = said(there.hear(other), Prepare)
+    effects = here.hear(vote, first) if vote_first else here.hear(first, vote)
+    assert of(effects, SendTo) == [SendTo(2, first)]
+    assert [item.what for item in evidence(there.hear(first))] == ["pre_prepare"]
+    assert not of(here.hear(vote, *here.prepares(other, 2)), SendTo), "once"
+
+
+def test_who_prepares_the_same_proposal_is_told_nothing() -> None:
+    lab = Lab()
+    first = lab.pre_prepare()
+    assert not of(lab.hear(first, *lab.prepares(first, 2, 3), *lab.commits(first, 0, 2, 3)), SendTo)
 
 
 def test_prepares_that_come_before_the_pre_prepare_count() -> None:
