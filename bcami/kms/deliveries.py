@@ -2,14 +2,14 @@
 
 A message for many goes out once under the group's key. Whoever has not acknowledged it after a while, or was away, gets
 it again by unicast under its own key; the delivery's id keeps it from being taken twice. Who came late is told what
-still holds: every project that was published, and the prices in force.
+still holds: every project that was published, and the prices in force. These never leave to make room for others.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from bcami.kms.messages import TABLE_1, Delivery, DeliveryId, DownPayload, Pricing, PublishProject
+from bcami.kms.messages import TABLE_1, Delivery, DeliveryId, DownPayload, Pricing
 from bcami.kms.records import (
     ADDRESSED,
     DELIVERIES,
@@ -23,6 +23,7 @@ from bcami.kms.records import (
     Write,
 )
 from bcami.kms.roll import Roll
+from bcami.kms.standing import topic_of
 from bcami.model.signing import u32, u64
 
 RETRY_MS: Final = 2_000
@@ -31,9 +32,10 @@ RETRY_LIMIT_MS: Final = 300_000
 RETRIES_AT_ONCE: Final = 1_000
 """Unicasts of one tick: a broadcast that nobody heard is caught up in portions."""
 KEPT_MAX: Final = 1_000
-"""Deliveries whose status is kept; the oldest ones leave, finished ones first."""
+"""Deliveries whose status is kept, beside those that stand; the oldest ones leave, finished ones first."""
 STATUSES_MAX: Final = 500_000
-"""Statuses that are kept, one for each meter of each delivery: about 50 MB."""
+"""Statuses of these that are kept, one for each meter of each delivery: about 50 MB."""
+_NEVER_MS: Final = 2**63 - 1
 
 
 class DeliveryStatus(StrEnum):
@@ -44,7 +46,10 @@ class DeliveryStatus(StrEnum):
     LATE = "late"
     """Delivered after the deadline of Table 1."""
     EXPIRED = "expired"
-    """The meter does not take it any more: its time is over, or the meter took too many newer ones."""
+    """The meter does not take it any more: its time is over, or the meter took too many newer ones.
+
+    Of what stands (`bcami.kms.standing`), it has a newer one.
+    """
 
 
 class _Open:
@@ -64,6 +69,10 @@ class _Open:
         """What is left of the round of repetitions that is under way."""
         self.attempts = 0
         self.next_ms = record.sent_ms + RETRY_MS
+
+    @property
+    def statuses(self) -> int:
+        return len(self.waiting) + len(self.taken) + len(self.passed)
 
     def latency_ms(self, number: int, received_ms: int) -> int:
         """Return the time from when it was for this meter to its receipt."""
@@ -118,8 +127,8 @@ class DeliveryBook:
         """Note a new delivery; it is the caller's to send it."""
         step.put(DELIVERIES, _key(record.id), DELIVERY, record)
         self._keep(record)
-        while len(self._kept) > 1 and (len(self._kept) > KEPT_MAX or self._statuses > STATUSES_MAX):
-            self._drop_oldest(step, record.sent_ms)
+        if len(self._kept) > KEPT_MAX or self._statuses > STATUSES_MAX:
+            self._make_room(step, record)
         return delivery_of(record)
 
     def _keep(self, record: DeliveryRecord) -> None:
@@ -144,18 +153,16 @@ class DeliveryBook:
 
     def _standing(self, now_ms: int) -> list[_Open]:
         """Return what a newcomer must know: projects, and the newest prices of each group until they end."""
-        priced = set()
+        topics = set()
         found = []
         for kept in reversed(self._kept.values()):
-            match kept.record.payload:
-                case PublishProject():
-                    found.append(kept)
-                case Pricing(starts_s, interval_s, prices) if kept.record.group not in priced:
-                    priced.add(kept.record.group)
-                    if 1000 * (starts_s + interval_s * len(prices)) > now_ms <= kept.record.until_ms:
-                        found.append(kept)
-                case _:
-                    continue
+            record = kept.record
+            topic = topic_of(record.payload, record.group)
+            if topic is None or topic in topics:
+                continue
+            topics.add(topic)
+            if now_ms <= min(record.until_ms, _ends_ms(record.payload)):
+                found.append(kept)
         return found[::-1]
 
     def taken(self, step: Step, hid: bytes, number: int, delivery: DeliveryId, received_ms: int) -> None:
@@ -241,18 +248,26 @@ class DeliveryBook:
         for kept in list(self._kept.values())[-newest:]:
             yield _summary_of(kept, now_ms)
 
-    def _drop_oldest(self, step: Step, now_ms: int) -> None:
-        """Drop a finished delivery, else one that waits, and only then one that newcomers are told."""
-        others = list(self._kept.values())[:-1]
-        standing = {kept.record.id for kept in self._standing(now_ms)}
-        passing = [kept for kept in others if kept.record.id not in standing] or others
-        oldest = next((kept for kept in passing if not kept.waiting), passing[0])
-        key = _key(oldest.record.id)
+    def _make_room(self, step: Step, newest: DeliveryRecord) -> None:
+        """Drop finished deliveries, else those that wait; never one that newcomers are told."""
+        standing = {kept.record.id for kept in self._standing(newest.sent_ms)}
+        passing = [kept for kept in self._kept.values() if kept.record.id not in standing]
+        count, statuses = len(passing), sum(kept.statuses for kept in passing)
+        for kept in sorted(passing, key=lambda kept: bool(kept.waiting)):
+            if count <= KEPT_MAX and statuses <= STATUSES_MAX:
+                return
+            if kept.record is not newest:
+                count -= 1
+                statuses -= kept.statuses
+                self._drop(step, kept)
+
+    def _drop(self, step: Step, kept: _Open) -> None:
+        key = _key(kept.record.id)
         step.writes.append(Write(DELIVERIES, key, None))
-        step.writes += [Write(TAKEN, key + u32(number), None) for number in oldest.taken]
-        step.writes += [Write(ADDRESSED, key + u32(number), None) for number in oldest.since]
-        self._statuses -= len(oldest.waiting) + len(oldest.taken) + len(oldest.passed)
-        del self._kept[oldest.record.id]
+        step.writes += [Write(TAKEN, key + u32(number), None) for number in kept.taken]
+        step.writes += [Write(ADDRESSED, key + u32(number), None) for number in kept.since]
+        self._statuses -= kept.statuses
+        del self._kept[kept.record.id]
 
 
 def _summary_of(kept: _Open, now_ms: int) -> Summary:
@@ -270,7 +285,14 @@ def _summary_of(kept: _Open, now_ms: int) -> Summary:
 
 
 def delivery_of(record: DeliveryRecord) -> Delivery:
-    return Delivery(record.id, record.sent_ms, record.until_ms, record.payload)
+    return Delivery(record.id, record.sent_ms, record.until_ms, record.payload, record.group)
+
+
+def _ends_ms(payload: DownPayload) -> int:
+    """Return the last millisecond in which a standing message holds."""
+    if isinstance(payload, Pricing):
+        return 1000 * (payload.starts_s + payload.interval_s * len(payload.prices)) - 1
+    return _NEVER_MS
 
 
 def deadline_ms(payload: DownPayload) -> int:

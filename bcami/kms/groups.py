@@ -25,6 +25,7 @@ from bcami.kms.records import (
     GROUPS,
     LEAVES,
     NODES,
+    PROJECTS_MAX,
     Channel,
     GroupChannel,
     GroupRecord,
@@ -151,6 +152,8 @@ class GroupBook:
         """Make a group for a new project; nobody is in it."""
         if record.number in self._groups:
             return Reason.GROUP_EXISTS
+        if len(self._groups) > PROJECTS_MAX:
+            return Reason.OVER_QUOTA
         group = self._add(record)
         step.put(GROUPS, u32(record.number), GROUP, record)
         group.keying.renew(draw)

@@ -269,6 +269,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, tag="delivery"):
     until_ms: U63
     """A meter does not take it after this time."""
     payload: DownPayload
+    group: U32 | None = None
+    """For whom it was sent, also when one meter gets it again by unicast; None: for this meter alone."""
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, tag="request"):

@@ -54,7 +54,6 @@ from bcami.kms.records import (
     METER_KEYS,
     OUTBOX_MAX,
     RECEIVED,
-    RECENT_MAX,
     Membership,
     MeterKeysRecord,
     Outgoing,
@@ -63,6 +62,7 @@ from bcami.kms.records import (
     ToMdms,
     accepted,
 )
+from bcami.kms.standing import take
 from bcami.model.reasons import Reason
 from bcami.model.signing import u64
 
@@ -176,6 +176,8 @@ class MeterKeys:
                 outbox=tuple(replace(item, next_ms=0) for item in old.outbox),
                 taken=old.taken,
                 taken_floor=old.taken_floor,
+                standing=old.standing,
+                standing_floor=old.standing_floor,
             ),
         )
         self._unanswered = self._asked = 0
@@ -282,7 +284,8 @@ class MeterKeys:
             return Reason.MALFORMED
         if not isinstance(contents, Delivery):
             return Reason.WRONG_MODE
-        if self._profile.is_guarded and envelope.mode not in TABLE_1[type(contents.payload)].modes:
+        is_its_own = contents.group == held.group and envelope.mode in TABLE_1[type(contents.payload)].modes
+        if self._profile.is_guarded and not is_its_own:
             return Reason.WRONG_MODE
         self._deliver_all(step, (contents,), now_ms)
         return None
@@ -365,17 +368,11 @@ class MeterKeys:
 
     def _deliver(self, step: Step, delivery: Delivery, now_ms: int) -> Reason | None:
         """Take a message of the MDMS, or return why not."""
-        record = self._record
         if self._profile.is_guarded:
-            if delivery.id in record.taken:
-                return Reason.DUPLICATE
-            if delivery.id <= record.taken_floor:
-                return Reason.SEQUENCE_TOO_OLD
-            if now_ms > delivery.until_ms:
-                return Reason.EXPIRED
-            taken = tuple(sorted((*record.taken, delivery.id)))
-            floor = max((record.taken_floor, *taken[:-RECENT_MAX]))
-            self._keep(step, replace(record, taken=taken[-RECENT_MAX:], taken_floor=floor))
+            record = take(self._record, delivery, now_ms)
+            if isinstance(record, Reason):
+                return record
+            self._keep(step, record)
         in_time = now_ms - delivery.sent_ms <= TABLE_1[type(delivery.payload)].deadline_ms
         identity = u64(delivery.id.epoch) + u64(delivery.id.number)
         received = Received(self._hid, identity, delivery.payload, delivery.sent_ms, now_ms, in_time)

@@ -35,6 +35,10 @@ RECENT_MAX: Final = 64
 """Ids that each end remembers, so that what is repeated under new keys is not taken twice."""
 OUTBOX_MAX: Final = 32
 """Requests that a meter keeps; the next one is refused until some are answered."""
+PROJECTS_MAX: Final = 500
+"""Projects of one MDMS."""
+STANDING_MAX: Final = 2 * (PROJECTS_MAX + 1)
+"""Topics of which a meter knows the newest: each project is one, and the prices of each group (`standing`)."""
 
 
 class PaperChannel(SecretRecord, frozen=True, array_like=True, tag="paper"):
@@ -107,6 +111,10 @@ class MeterKeysRecord(SecretRecord, frozen=True, array_like=True):
     """What is not above it is not taken any more: whether it was taken is forgotten."""
     gone: Annotated[tuple[tuple[U32, U63], ...], msgspec.Meta(max_length=IDS_MAX)] = ()
     """Groups that this meter left, with the version since which it is out."""
+    standing: Annotated[tuple[tuple[U63, DeliveryId], ...], msgspec.Meta(max_length=STANDING_MAX)] = ()
+    """The newest message taken of each topic (`standing`), ascending by id."""
+    standing_floor: DeliveryId = DeliveryId(0, 0)
+    """Up to here it is forgotten what was taken of topics that are not in `standing`."""
 
 
 class Pending(SecretRecord, frozen=True, array_like=True):

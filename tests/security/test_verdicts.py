@@ -158,7 +158,7 @@ def test_without_the_mdms_signature_under_broadcasts(monkeypatch, key):
 
 def test_without_windows_old_commands_are_obeyed_again(monkeypatch):
     monkeypatch.setattr("bcami.kms.hardened.admit", lambda high, seen, counter: (max(high, counter), seen))
-    monkeypatch.setattr("bcami.kms.meter.RECENT_MAX", 0)
+    monkeypatch.setattr("bcami.kms.standing.RECENT_MAX", 0)
     real = MeterKeys._deliver
 
     def forgetful(self, step, delivery, now_ms):

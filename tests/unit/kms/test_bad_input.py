@@ -17,6 +17,7 @@ from bcami.kms.messages import (
     Confirm,
     ControlAction,
     Direction,
+    DownPayload,
     Envelope,
     EventKind,
     GroupKeys,
@@ -137,20 +138,21 @@ def test_a_message_too_old_for_the_window(network: Network) -> None:
     assert network.give(meter, late).refusals == [Reason.SEQUENCE_TOO_OLD]
 
 
-def test_what_was_taken_so_long_ago_that_it_is_forgotten_is_not_taken_again(network: Network) -> None:
-    """The acknowledgement was lost; the repetition comes after 64 others."""
+@pytest.mark.parametrize(("payload", "reason"), [(CONTROL, Reason.SEQUENCE_TOO_OLD), (PRICE, Reason.DUPLICATE)])
+def test_what_was_taken_long_ago_is_not_taken_again(network: Network, payload: DownPayload, reason: Reason) -> None:
+    """The acknowledgement was lost; the repetition comes after 64 others. What stands is not forgotten."""
     meter = network.meters[0]
-    network.send(PRICE, group=0)
+    network.send(payload, group=0)
     network.give(meter, network.down[0][1])
     network.up.clear()
     network.down.clear()
-    for _ in range(70):
-        network.send(CONTROL, hid=meter.hid)
+    for number in range(70):
+        network.send(RemoteControl(ControlAction.LIMIT, number, 0, 1), hid=meter.hid)
         network.flow()
     network.wait()
     network.flow()
-    assert Reason.SEQUENCE_TOO_OLD in meter.refused
-    assert [event.payload for event in meter.accepted].count(PRICE) == 1
+    assert reason in meter.refused
+    assert [event.payload for event in meter.accepted].count(payload) == 1
 
 
 def test_a_rekeying_that_was_tampered_with(network: Network) -> None:

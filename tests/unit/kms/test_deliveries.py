@@ -3,7 +3,7 @@
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from bcami.kms import HardenedProfile, deliveries
+from bcami.kms import HardenedProfile, Step, deliveries, groups
 from bcami.kms.deliveries import DeliveryStatus, bitmap, numbers_in
 from bcami.kms.groups import PROJECTS_OF_METER_MAX
 from bcami.kms.hardened import header_of
@@ -270,6 +270,26 @@ def test_what_newcomers_are_told_stays_when_others_leave(monkeypatch: pytest.Mon
     assert [event.payload for event in late.accepted] == [PublishProject(1, "project 1", ())]
 
 
+def test_what_newcomers_are_told_takes_no_room_from_what_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "KEPT_MAX", 2)
+    monkeypatch.setattr(deliveries, "STATUSES_MAX", 3)
+    network = Network(2)
+    for project in (1, 2, 3):
+        network.publish(project)
+    for _ in range(3):
+        network.send(CONTROL, hid=network.meters[0].hid)
+    kept = [summary.id.number for summary in network.server.summaries(network.now_ms)]
+    assert kept == [1, 2, 3, 5, 6]
+
+
+def test_only_so_many_projects_are_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "PROJECTS_MAX", 2)
+    network = Network(1)
+    for project in (1, 2, 3):
+        network.publish(project)
+    assert network.refused == [Reason.OVER_QUOTA]
+
+
 def test_a_join_that_was_promised_survives_a_crash_before_the_period_ends() -> None:
     network = Network(2, changes_wait=True)
     network.publish(1)
@@ -298,31 +318,77 @@ def test_a_meter_that_was_removed_before_an_epoch_opens_is_in_no_group_after_it(
     assert statuses(network) == {"delivered": 1}, "and nothing waits for it"
 
 
-def test_what_is_too_old_for_a_meter_is_said_so_and_not_repeated_for_ever() -> None:
+def flood(network: Network, meter: MeterHost) -> None:
+    """Have a meter take so many messages that it forgets every id that it knew before."""
+    for _ in range(RECENT_MAX + 1):
+        network.send(CONTROL, hid=meter.hid)
+        network.flow()
+
+
+def test_who_joins_after_more_messages_than_it_remembers_learns_the_prices_in_force() -> None:
     network = Network(2)
     network.publish(1)
     early, late = network.meters
     network.ask(early, JoinProject(1))
     network.flow()
-    network.send(Pricing(network.now_ms // 1000, 1_800, (1,) * 48), group=1)
+    prices = Pricing(network.now_ms // 1000, 1_800, (1,) * 48)
+    network.send(prices, group=1)
     network.flow()
-    price = network.server.summaries(network.now_ms)[-1].id
-    for _ in range(RECENT_MAX + 1):
-        network.send(CONTROL, hid=late.hid)
-        network.flow()
+    identity = network.server.summaries(network.now_ms)[-1].id
+    flood(network, late)
     network.ask(late, JoinProject(1))
     network.flow()
-    assert late.refused == [Reason.SEQUENCE_TOO_OLD]
-    number = network.server.roll.numbered_by(late.hid)
-    assert network.server.deliveries.status(price, number, network.now_ms) is DeliveryStatus.EXPIRED
-    found = next(item for item in network.server.summaries(network.now_ms) if item.id == price)
-    assert found == network.server.deliveries.summary(price, network.now_ms)
+    assert late.refused == []
+    assert [event.payload for event in late.accepted].count(prices) == 1
+    summary = network.server.deliveries.summary(identity, network.now_ms)
+    assert summary is not None
+    assert (summary.statuses["delivered"], summary.statuses["expired"]) == (2, 0)
+    assert not network.do(network.server.tick(network.now_ms + 10**9)).sends
+
+
+def test_who_did_not_hear_what_stands_takes_it_however_old_it_is_unless_it_has_a_newer_one() -> None:
+    network = Network(1)
+    (meter,) = network.meters
+    prices = [Pricing(network.now_ms // 1000, 1_800, (number,)) for number in range(3)]
+    network.send(prices[0], group=0)
+    network.send(prices[1], group=0)
+    network.down.clear()
+    flood(network, meter)
+    older, newer = [item.id for item in network.server.summaries(network.now_ms)[:2]]
+    network.send(prices[2], group=0)
+    network.down.clear()
+    number = network.server.roll.numbered_by(meter.hid)
+    give = {item.id: item for item in network.server.deliveries.waiting(number, network.now_ms)}
+    for identity, answer in ((newer, "delivered"), (older, "expired"), (newer, "delivered")):
+        step = Step()
+        network.server.roll.send(step, meter.hid, give[identity])
+        network.do(step)
+        network.flow()
+        assert network.server.deliveries.status(identity, number, network.now_ms) == answer
+    assert [item.payload for item in meter.accepted if isinstance(item.payload, Pricing)] == [prices[1]]
+
+
+def test_what_is_too_old_for_a_meter_is_said_so_and_not_repeated_for_ever() -> None:
+    network = Network(2)
+    deaf, other = network.meters
+    network.send(CONTROL, group=0)
+    network.down = [(meter, data) for meter, data in network.down if meter is other]
+    network.flow()
+    control = network.server.summaries(network.now_ms)[-1].id
+    flood(network, deaf)
+    network.wait()
+    network.flow()
+    assert deaf.refused == [Reason.SEQUENCE_TOO_OLD]
+    number = network.server.roll.numbered_by(deaf.hid)
+    assert network.server.deliveries.status(control, number, network.now_ms) is DeliveryStatus.EXPIRED
+    found = next(item for item in network.server.summaries(network.now_ms) if item.id == control)
+    assert found == network.server.deliveries.summary(control, network.now_ms)
     assert network.server.deliveries.summary(DeliveryId(9, 9), network.now_ms) is None
     (newest,) = network.server.deliveries.summaries(network.now_ms, 1)
     assert newest.payload == CONTROL
     assert (found.statuses["delivered"], found.statuses["waiting"], found.statuses["expired"]) == (1, 0, 1)
-    told = list(network.server.deliveries.meters(price, network.now_ms))
-    assert (late.hid, DeliveryStatus.EXPIRED, None) in told
+    told = list(network.server.deliveries.meters(control, network.now_ms))
+    assert (deaf.hid, DeliveryStatus.EXPIRED, None) in told
     assert not network.do(network.server.tick(network.now_ms + 10**9)).sends
 
 
