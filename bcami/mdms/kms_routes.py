@@ -30,6 +30,8 @@ from bcami.model.reasons import Reason, explain
 REQUESTS_MAX: Final = 32
 """Requests with messages that are in hand at a time: each holds a few megabytes at most."""
 BODY_S: Final = 10.0
+LAST_WORDS_S: Final = 1.0
+"""How long a stream that the head-end ended may take to tell its reader."""
 
 router = APIRouter(prefix="/v1/kms")
 
@@ -79,9 +81,21 @@ class _Stream(StreamingResponse):
         self._listener = admitted.listener
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the reader or the head-end ends it; a reader that does not read is not waited for then."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None, "a response is sent by a task"
+        cutting: list[asyncio.TimerHandle] = []
+        self._listener.on_end = lambda: cutting.append(loop.call_later(LAST_WORDS_S, task.cancel))
         try:
             await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._listener.is_over:
+                raise
+            task.uncancel()
         finally:
+            self._listener.on_end = lambda: None
+            for handle in cutting:
+                handle.cancel()
             self._head_end.leave(self._listener)
 
 

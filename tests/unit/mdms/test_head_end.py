@@ -127,9 +127,52 @@ async def test_a_message_for_one_meter_is_no_work_for_the_streams_of_others() ->
     assert all(other is not None and not other.pending and not other.wanted.is_set() for other in others)
     head_end.shut_out(ONE)
     head_end.put(item(ONE, "revoked"))
-    head_end.put(item(b"", "group"))
-    assert await texts(stream, 1) == ["group"]
+    with pytest.raises(StopAsyncIteration):
+        await next_of(stream)
+    assert head_end.listeners == len(others)
     for other in others:
         assert other is not None
         head_end.leave(other)
-    assert head_end.listeners == 1
+        head_end.leave(other)
+    assert head_end.listeners == head_end._subscribed == 0
+    assert head_end._by_hid == {}
+
+
+@in_loop
+async def test_of_a_meters_streams_the_newest_hear_and_one_that_hears_for_nobody_ends() -> None:
+    head_end = HeadEnd("run")
+    fleet = head_end.admit({ONE, OTHER})
+    streams = [head_end.admit({ONE}) for _ in range(5)]
+    assert fleet is not None
+    assert [stream is not None and stream.is_over for stream in streams] == [True, True, True, False, False]
+    assert head_end.listeners == 1 + module.STREAMS_OF_METER_MAX
+    head_end.put(item(ONE, "a"))
+    head_end.put(item(OTHER, "b"))
+    assert [len(stream.pending) for stream in (fleet, *streams) if stream is not None] == [1, 0, 0, 0, 1, 1]
+    assert streams[4] is not None
+    head_end.leave(streams[4])
+    head_end.put(item(ONE, "c"))
+    assert fleet.hears_for == 2, "it has the meter again"
+    assert await texts(head_end.listen(fleet, None), 2) == ["b", "c"]
+    head_end.shut_out(OTHER)
+    assert not fleet.is_over
+    head_end.shut_out(ONE)
+    assert (fleet.is_over, head_end.listeners, head_end._subscribed, head_end._by_hid) == (True, 0, 0, {})
+
+
+@pytest.mark.parametrize("limit", ["RING_OF_METER_MESSAGES_MAX", "RING_OF_METER_BYTES_MAX"])
+@in_loop
+async def test_a_meter_that_is_sent_very_much_takes_no_room_from_others(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, limit, 2)
+    head_end = HeadEnd("run", messages_max=5, bytes_max=5)
+    fleet = head_end.admit({ONE, OTHER})
+    assert fleet is not None
+    for hid, text in ((OTHER, "a"), (b"", "g"), *((ONE, text) for text in "bcdefghijk")):
+        head_end.put(item(hid, text))
+    assert await texts(head_end.listen(fleet, None), 4) == ["a", "g", "j", "k"]
+    assert await texts(head_end.listen(fleet, "run-0"), 4) == ["a", "g", "j", "k"], "no gap: what counts is repeated"
+    for text in "lmnop":
+        head_end.put(item(b"", text))
+    assert (head_end._bytes, head_end._of_meter) == (5, {})

@@ -30,6 +30,8 @@ from bcami.kms.records import HardenedChannel
 from bcami.kms.subscription import SUBSCRIBED_MAX, Subscriber, Subscription
 from bcami.kms.wire import UP_BYTES_MAX
 from bcami.mdms import head_end, kms_routes
+from bcami.mdms.head_end import STREAMS_OF_METER_MAX
+from bcami.mdms.kms_routes import LAST_WORDS_S
 from bcami.mdms.kms_service import KmsService
 from bcami.mdms.server import create_app
 from bcami.model.reasons import Reason, explain
@@ -119,6 +121,40 @@ def test_a_reader_that_goes_before_its_stream_begins_leaves_no_place_taken(desk:
         await app(scope, receive, send)
         assert blocked.is_set()
         assert service.head_end.listeners == 1, "the desk's own stream"
+
+    desk.run(work)
+
+
+def test_a_meter_that_opens_many_streams_has_its_newest_whether_it_reads_them_or_not(desk: Desk) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        app = create_app(SimpleNamespace(kms=service))  # type: ignore[arg-type]
+        scope = {"type": "http", "method": "POST", "path": "/v1/kms/stream", "query_string": b"", "headers": []}
+
+        async def open_stream() -> None:
+            events = [{"type": "http.request", "body": encode(wanted(desk, service.admission.challenge()))}]
+
+            async def receive() -> dict[str, Any]:
+                if not events:
+                    await asyncio.Event().wait()
+                return events.pop()
+
+            async def send(message: Any) -> None:
+                await asyncio.Event().wait()  # the connection takes nothing more
+
+            await app(scope, receive, send)
+
+        tasks = []
+        for _ in range(6):
+            tasks.append(asyncio.create_task(open_stream()))
+            await asyncio.sleep(LAST_WORDS_S + 1)
+        assert [task.done() for task in tasks] == [True] * 4 + [False] * 2
+        assert [task.result() for task in tasks[:4]] == [None] * 4
+        assert service.head_end.listeners == STREAMS_OF_METER_MAX, "the desk's own stream was the oldest"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert service.head_end.listeners == 0
 
     desk.run(work)
 
