@@ -274,15 +274,40 @@ def test_a_revoked_meter_hears_nothing_more_on_a_stream_that_is_open(desk: Desk)
     desk.run(work)
 
 
-def test_challenges_are_bounded_and_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_who_ask_for_challenges_push_nobodys_out_and_each_ends(desk: Desk) -> None:
     async def work(desk: Desk, service: KmsService) -> None:
         await keys(desk, service)
-        monkeypatch.setattr(kms_admission, "CHALLENGES_MAX", 2)
-        first, second, _ = (service.admission.challenge() for _ in range(3))
-        assert await service.admission.admit(wanted(desk, first)) is Reason.STALE_CHALLENGE
-        monkeypatch.setattr(kms_admission, "CHALLENGE_S", -1.0)
-        assert await service.admission.admit(wanted(desk, second)) is Reason.STALE_CHALLENGE
-        assert desk.count(Reason.STALE_CHALLENGE) == 2
+        admission = service.admission
+        mine, late = admission.challenge(), admission.challenge()
+        assert len({admission.challenge() for _ in range(10_000)}) == 10_000
+        assert not admission._used
+        assert isinstance(await admission.admit(wanted(desk, mine)), Admitted)
+        forged = late[:15] + bytes([late[15] ^ 1]) + late[16:]
+        assert await admission.admit(wanted(desk, forged)) is Reason.STALE_CHALLENGE
+        await asyncio.sleep(kms_admission.CHALLENGE_S + 1)
+        assert await admission.admit(wanted(desk, late)) is Reason.STALE_CHALLENGE
+        assert await admission.admit(wanted(desk, mine)) is Reason.STALE_CHALLENGE
+        assert isinstance(await admission.admit(wanted(desk, admission.challenge())), Admitted)
+        assert len(admission._used) == 1, "what is too old is forgotten"
+        assert desk.count(Reason.STALE_CHALLENGE) == 3
+
+    desk.run(work)
+
+
+def test_a_challenge_is_used_up_by_a_meters_proof_and_by_nothing_else(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(desk: Desk, service: KmsService) -> None:
+        await keys(desk, service)
+        admission = service.admission
+        challenge = admission.challenge()
+        stranger = Subscription(challenge, (subscriber(desk.scope, bytes(32), 1, challenge, desk.host.key),))
+        assert await admission.admit(stranger) is Reason.UNKNOWN_HID
+        twice = await asyncio.gather(*(admission.admit(wanted(desk, challenge)) for _ in range(2)))
+        assert sum(isinstance(answer, Admitted) for answer in twice) == 1
+        assert Reason.STALE_CHALLENGE in twice
+        monkeypatch.setattr(kms_admission, "USED_MAX", 1)
+        assert await admission.admit(wanted(desk, admission.challenge())) is Reason.STALE_CHALLENGE
 
     desk.run(work)
 
