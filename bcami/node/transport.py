@@ -7,6 +7,7 @@ are bounded in bytes: a full queue drops the new frame and counts it, votes are 
 """
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -42,6 +43,11 @@ CONNECT_TIMEOUT_S: Final = 5.0
 STALLED_S: Final = 10.0
 """A peer that takes no bytes for so long is left; otherwise a lost network heals only with TCP's own patience."""
 HELLO_TIMEOUT_S: Final = 5.0
+"""For the TLS handshake, and then for the greeting."""
+HANDSHAKES_MAX: Final = 64
+"""Connections whose handshake is not done. One more ends the oldest: an honest one is over in milliseconds."""
+ACCEPT_AGAIN_S: Final = 0.2
+"""After no connection could be accepted, because no file descriptor is free."""
 TURN_S: Final = 0.002
 """Frames that are here already are handled for so long before others get their turn: reading them does not wait."""
 WRITE_CHUNK_BYTES: Final = 256 * 1024
@@ -253,7 +259,8 @@ class Transport:
                     address, lane, client_context, roster, replica, on_state
                 )
         self._tasks: list[asyncio.Task[None]] = []
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
+        self._handshakes: dict[asyncio.Task[None], None] = {}
         self._accepted: set[asyncio.StreamWriter] = set()
         self._reading: dict[tuple[int, str], asyncio.StreamWriter] = {}
         """The newest connection of each peer and lane: an older one is closed, or a member could fill the memory."""
@@ -277,18 +284,22 @@ class Transport:
 
     async def start(self) -> None:
         """Listen and dial. Raises OSError when the port is taken."""
-        self._server = await asyncio.start_server(
-            self._serve, self._own.host, self._own.port, ssl=self._server_context, ssl_handshake_timeout=HELLO_TIMEOUT_S
-        )
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._own.host, self._own.port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        self._listening = socket.create_server(address, family=family, backlog=HANDSHAKES_MAX)
+        self._listening.setblocking(False)
+        self._tasks.append(asyncio.create_task(self._accept(self._listening), name="accept"))
         for (peer, lane), outgoing in self._lanes.items():
             self._tasks.append(asyncio.create_task(outgoing.run(), name=f"peer-{peer}-{lane}"))
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        ending = [*self._tasks, *self._handshakes]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._server is not None:
-            self._server.close()
+        await asyncio.gather(*ending, return_exceptions=True)
+        if self._listening is not None:
+            self._listening.close()
         for writer in list(self._accepted):
             writer.transport.abort()
 
@@ -313,14 +324,58 @@ class Transport:
         elif outgoing.connected:
             self._listener.observe(events.Refused("transport", Reason.QUEUE_FULL, peer))
 
+    async def _accept(self, listening: socket.socket) -> None:
+        """Take connections, each with a handshake of its own; what a stranger sends costs a bounded number of them."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                self._refuse(Reason.OVER_QUOTA, f"no connection can be accepted: {error}")
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+                continue
+            if len(self._handshakes) >= HANDSHAKES_MAX:
+                next(iter(self._handshakes)).cancel()
+            handshake = asyncio.create_task(self._shake_hands(connection))
+            self._handshakes[handshake] = None
+            handshake.add_done_callback(lambda done: self._handshakes.pop(done, None))
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        """Do the TLS handshake; `_serve` gets the connection when it is done."""
+        loop = asyncio.get_running_loop()
+
+        def make_protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), self._serve, loop=loop)
+
+        try:
+            await loop.connect_accepted_socket(
+                make_protocol, connection, ssl=self._server_context, ssl_handshake_timeout=HELLO_TIMEOUT_S
+            )
+        except OSError as error:  # ssl.SSLError, ConnectionError and TimeoutError are such
+            connection.close()
+            self._refuse(Reason.MALFORMED, f"TLS handshake: {error}")
+        except asyncio.CancelledError:
+            connection.close()
+            self._refuse(Reason.OVER_QUOTA, "TLS handshake: too many are under way")
+            raise
+
+    async def _greeting(self, reader: asyncio.StreamReader) -> Hello:
+        """Return the first frame. Raises MalformedError when it is none, or does not come in time."""
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                return HELLO_CODEC.decode(await read_frame(reader, HELLO_CODEC.bytes_max))
+        except TimeoutError:
+            raise MalformedError(f"no greeting within {HELLO_TIMEOUT_S:g} s") from None
+
+    def _refuse(self, reason: Reason, detail: str, peer: int | None = None) -> None:
+        self._listener.observe(events.Refused("transport", reason, peer, detail=detail[:200]))
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer: int | None = None
         self._accepted.add(writer)
         try:
             peer = peer_of(writer, self._roster)
-            hello = HELLO_CODEC.decode(
-                await asyncio.wait_for(read_frame(reader, HELLO_CODEC.bytes_max), HELLO_TIMEOUT_S)
-            )
+            hello = await self._greeting(reader)
             if peer is None or hello.chain != self._roster.chain or hello.replica != peer or hello.lane not in LANES:
                 raise MalformedError("the greeting is not of a member of this network")
             earlier = self._reading.get((peer, hello.lane))
@@ -341,7 +396,7 @@ class Transport:
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, TimeoutError):
             return
         except MalformedError as error:
-            self._listener.observe(events.Refused("transport", Reason.MALFORMED, peer, detail=str(error)[:200]))
+            self._refuse(Reason.MALFORMED, str(error), peer)
         finally:
             self._accepted.discard(writer)
             for lane in LANES:

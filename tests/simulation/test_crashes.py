@@ -225,6 +225,29 @@ def test_a_clock_that_is_set_back_or_ahead_stops_nothing(jump_ms: int, node: int
     scene.settle()
 
 
+@pytest.mark.parametrize("rate", [-1.0, -0.2, 0.2], ids=["stands_still", "slow", "fast"])
+@pytest.mark.parametrize("node", [0, 2], ids=["primary", "backup"])
+def test_a_clock_that_drifts_or_stands_still_stops_nothing(rate: float, node: int) -> None:
+    """F10: only timers may suffer; the time of blocks never goes back."""
+    scene = Scene()
+    cluster = scene.cluster
+
+    def drift() -> None:
+        cluster.clock_ms[node] += int(20 * rate)
+        cluster.at(20, drift)
+
+    drift()
+    for _ in range(4):
+        cluster.run(5_000)
+        assert scene.commit((node + 1) % 4, scene.reports(2), 30_000) == ["valid"] * 2
+        own = scene.commit(node, scene.reports(1), 30_000)
+        assert own == (["valid"] if rate > -1 else ["timestamp_ahead"]), "a meter goes to another collector then"
+    scene.settle()
+    ledger = cluster.disks[1].ledger
+    times = [ledger.header(height).time_ms for height in range(1, ledger.height + 1)]
+    assert times == sorted(times)
+
+
 def test_clocks_that_were_ahead_of_the_time_stop_nothing_once_they_are_right() -> None:
     """A primary that had proposed a later time kept to it: refused by all, as long as its clock had been ahead."""
     scene = Scene()

@@ -1,6 +1,8 @@
 """Frames over real mutual TLS on loopback: who is who, limits, bad bytes, bounded queues."""
 
 import asyncio
+import errno
+import socket
 from pathlib import Path
 
 import pytest
@@ -169,6 +171,104 @@ def test_a_stranger_is_turned_away_and_no_frame_of_it_is_read(pair: Pair) -> Non
             await dial(pair, "stranger", [hello, frame(encode(status(1)))])
             raise ConnectionError("closed without an answer")
         assert pair.listeners[0].frames == []
+        await a.stop()
+
+    asyncio.run(scene())
+
+
+def refused(pair: Pair, reason: Reason) -> list[str]:
+    seen = [item for item in pair.listeners[0].seen if isinstance(item, events.Refused)]
+    return [item.detail for item in seen if item.reason is reason]
+
+
+@pytest.mark.parametrize("after_handshake", [False, True])
+def test_who_says_nothing_is_cut_off_and_counted(
+    pair: Pair, after_handshake: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F6: a handshake, or a greeting, that stalls."""
+    monkeypatch.setattr("bcami.node.transport.HELLO_TIMEOUT_S", 0.2)
+
+    async def scene() -> None:
+        a = pair.transport(0)
+        await a.start()
+        context = pair.contexts("node2")[1] if after_handshake else None
+        name = "node1" if after_handshake else None
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", pair.addresses[0].port, ssl=context, server_hostname=name
+        )
+        async with asyncio.timeout(60):
+            assert await _is_over(reader)
+        await pair.listeners[0].until(lambda: refused(pair, Reason.MALFORMED))
+        assert not a._handshakes and not a._accepted and not a._reading
+        writer.close()
+        await a.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bcami.node.transport.HANDSHAKES_MAX", 8)
+
+    async def scene() -> None:
+        a = pair.transport(0)
+        await a.start()
+        strangers = [await asyncio.open_connection("127.0.0.1", pair.addresses[0].port) for _ in range(30)]
+        await pair.listeners[0].until(lambda: len(refused(pair, Reason.OVER_QUOTA)) >= 22)
+        assert len(a._handshakes) <= 8
+        b = pair.transport(1)
+        await b.start()
+        await pair.listeners[1].until(lambda: pair.listeners[1].up == [0])
+        for _, writer in strangers:
+            writer.close()
+        await b.stop()
+        await a.stop()
+
+    asyncio.run(scene())
+
+
+def test_an_expired_certificate_of_a_member_opens_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bcami.crypto.tls.VALID_DAYS", -1)
+    monkeypatch.setattr("bcami.crypto.tls.CLOCK_SKEW_DAYS", 10)
+    expired = Pair(pair.folder)
+
+    async def scene() -> None:
+        a, b = expired.transport(0), expired.transport(1)
+        await a.start()
+        await b.start()
+        listener = expired.listeners[0]
+        await listener.until(lambda: len(refused(expired, Reason.MALFORMED)) >= 2)
+        assert not listener.up and not listener.frames
+        await b.stop()
+        await a.stop()
+
+    asyncio.run(scene())
+
+
+def test_without_file_descriptors_the_node_says_so_and_accepts_again_later(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F16: EMFILE; what is open goes on, and peers come in again when there is room."""
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        accept, failures = loop.sock_accept, [errno.EMFILE, errno.ENFILE]
+
+        async def full(listening: socket.socket) -> object:
+            if failures and listening.getsockname()[1] == pair.addresses[0].port:
+                raise OSError(failures.pop(), "Too many open files")
+            return await accept(listening)
+
+        monkeypatch.setattr(loop, "sock_accept", full)
+        a, b = pair.transport(0), pair.transport(1)
+        await a.start()
+        await b.start()
+        await pair.listeners[1].until(lambda: 0 in pair.listeners[1].up)
+        assert [detail.rpartition("] ")[2] for detail in refused(pair, Reason.OVER_QUOTA)] == [
+            "Too many open files"
+        ] * 2
+        await b.stop()
         await a.stop()
 
     asyncio.run(scene())
