@@ -432,9 +432,10 @@ class MeterKeys:
         return step
 
     def check_in(self, now_ms: int) -> Step:
-        """Tell the MDMS which keys the meter holds, so that it sends what is missing."""
+        """Tell the MDMS which keys the meter holds, again and again until it sends what is missing."""
         step = Step()
         if self._record.unicast is not None:
+            self._record = replace(self._record, confirmed=False)
             self._confirm(step, now_ms)
         return step
 

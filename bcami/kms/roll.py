@@ -137,18 +137,18 @@ class Roll:
             step.encryptions += 1
         step.sends.append(ToMeter(request.hid, answer))
 
+    def is_answered(self, request: BootstrapRequest) -> bool:
+        """Tell whether this request has an answer, of which the meter has not said yet that it came."""
+        answer = self._answers.get(request.hid)
+        return answer is not None and answer.nonce == request.nonce
+
     def check(self, request: BootstrapRequest, epoch: int, now_ms: int) -> Reason | None:
         """Return why a request is not answered; the last one is, again, until its keys are confirmed."""
         record = self._by_hid.get(request.hid)
         if record is None:
             return Reason.UNKNOWN_HID
         refused = check_request(self._scope, request, record, epoch, now_ms)
-        answer = self._answers.get(request.hid)
-        if (
-            refused is None
-            and request.asked_ms <= record.asked_ms
-            and (answer is None or answer.nonce != request.nonce)
-        ):
+        if refused is None and request.asked_ms <= record.asked_ms and not self.is_answered(request):
             return Reason.REPLAY
         return refused
 

@@ -14,16 +14,19 @@ Every input takes the time, and 32 fresh bytes where keys may be drawn.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, NamedTuple, assert_never
 
 from bcami.crypto.signatures import Signer
 from bcami.errors import MalformedError
+from bcami.kms.allowances import CATCH_UPS_MAX, Allowances
 from bcami.kms.audit import AUDIT_ENTRY, AuditLog, entry_hash
 from bcami.kms.catch_up import catch_ups
 from bcami.kms.deliveries import DeliveryBook, Summary, bitmap
 from bcami.kms.draw import KeyStream
 from bcami.kms.graph import KeyGraph, key_graph
 from bcami.kms.groups import Group, GroupBook, Rows
+from bcami.kms.inbox import Inbox
 from bcami.kms.messages import (
     ROOT_GROUP,
     TABLE_1,
@@ -42,9 +45,7 @@ from bcami.kms.messages import (
     GroupKeys,
     JoinProject,
     LeaveProject,
-    MeterData,
     Mode,
-    Notification,
     PublishProject,
     Request,
     UpContents,
@@ -61,7 +62,6 @@ from bcami.kms.records import (
     INBOX,
     METER,
     METERS,
-    RECEIVED,
     TAKEN,
     TAKEN_CODEC,
     AboutRecord,
@@ -69,16 +69,12 @@ from bcami.kms.records import (
     GroupRecord,
     Received,
     Step,
-    Write,
     accepted,
 )
 from bcami.kms.roll import Identity, Roll
 from bcami.model.reasons import Reason
-from bcami.model.signing import u64
 
 FOREVER_MS: Final = 2**62
-INBOX_MAX: Final = 1_000
-"""Notifications and meter data that are kept."""
 DEGREE_DEFAULT: Final = 4
 
 
@@ -111,7 +107,8 @@ class KeyServer:
         self._signer: Signer | None = None
         self._epoch = 0
         self._next_delivery = 1
-        self._inbox: dict[int, Received] = {}
+        self._inbox = Inbox()
+        self._allowances = Allowances()
 
     # Start.
 
@@ -130,7 +127,7 @@ class KeyServer:
                 for key, row in rows(ADDRESSED)
             ),
         )
-        self._inbox = {int.from_bytes(key, "big"): RECEIVED.decode(value) for key, value in rows(INBOX)}
+        self._inbox.restore(rows(INBOX))
         for _, value in rows(AUDIT):
             entry = AUDIT_ENTRY.decode(value)
             self._audit = AuditLog(entry.sequence, entry_hash(entry))
@@ -205,6 +202,9 @@ class KeyServer:
         match message:
             case BootstrapRequest():
                 refused = self._roll.check(message, self._epoch, now_ms)
+                is_new = refused is None and not self._roll.is_answered(message)
+                if is_new and not self._allowances.bootstraps(hid, now_ms):
+                    refused = Reason.RATE_LIMITED
                 if refused is not None:
                     step.refuse(refused, hid)
                     return
@@ -233,6 +233,8 @@ class KeyServer:
     def _take(self, step: Step, hid: bytes, contents: UpContents, now_ms: int, draw: KeyStream, signer: Signer) -> None:
         number = self._roll.numbered_by(hid)
         match contents:
+            case Confirm() if not self._allowances.confirms(hid, now_ms):
+                step.refuse(Reason.RATE_LIMITED, hid)  # the meter asks again
             case Confirm():
                 self._catch_up(step, hid, number, dict(contents.holds), now_ms)
             case Acknowledge():
@@ -255,7 +257,7 @@ class KeyServer:
             elif group.number in holds:
                 lacked.append(Dismissed(group.number, group.version))
         lacked += self._deliveries.waiting(number, now_ms)
-        for message in catch_ups(lacked):
+        for message in islice(catch_ups(lacked), CATCH_UPS_MAX):
             self._roll.send(step, hid, message, answers=True)
 
     def _request(
@@ -270,31 +272,22 @@ class KeyServer:
         payload = request.payload
         match payload:
             case JoinProject() | LeaveProject():
-                join = isinstance(payload, JoinProject)
-                reason = self._change(step, number, payload.project, now_ms, join=join)
+                reason = Reason.CHANGES_SPENT
+                if self._allowances.changes(hid, now_ms):
+                    join = isinstance(payload, JoinProject)
+                    reason = self._change(step, number, payload.project, now_ms, join=join)
             case _:
                 reason = Reason.VALID
         if reason is Reason.VALID:
             in_time = now_ms - request.sent_ms <= TABLE_1[type(payload)].deadline_ms
             received = Received(hid, request.id, payload, request.sent_ms, now_ms, in_time)
             step.events.append(accepted(received))
-            if isinstance(payload, MeterData | Notification):
-                self._put_into_inbox(step, received)
+            self._inbox.put(step, received)
         else:
             step.refuse(reason, hid)
         self._roll.note_answer(step, hid, request.id, reason)
         self._roll.send(step, hid, Answer(request.id, reason), answers=True)
         self._settle_unless_waiting(step, now_ms, draw, signer)
-
-    def _put_into_inbox(self, step: Step, received: Received) -> None:
-        """Keep what a meter told, in the same write as its answer; the oldest leaves when there is too much."""
-        number = 1 + next(reversed(self._inbox), 0)
-        self._inbox[number] = received
-        step.put(INBOX, u64(number), RECEIVED, received)
-        if len(self._inbox) > INBOX_MAX:
-            oldest = next(iter(self._inbox))
-            del self._inbox[oldest]
-            step.writes.append(Write(INBOX, u64(oldest), None))
 
     # Demand response.
 
@@ -463,7 +456,7 @@ class KeyServer:
     @property
     def inbox(self) -> list[Received]:
         """Return the newest notifications and meter data that were accepted, oldest first."""
-        return list(self._inbox.values())
+        return list(self._inbox)
 
     def summaries(self, now_ms: int) -> list[Summary]:
         return list(self._deliveries.summaries(now_ms))

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from bcami.codec import encode
 from bcami.errors import MalformedError
-from bcami.kms.server import INBOX_MAX
+from bcami.kms.inbox import INBOX_MAX, KINDS
 from bcami.kms.subscription import SUBSCRIPTION
 from bcami.kms.wire import EPOCH_EVENT, GAP_EVENT, LEFT_OUT_EVENT, MESSAGE_EVENT, UP_BATCH
 from bcami.mdms.access import Operator, Reader, service_of
@@ -133,7 +133,7 @@ async def keys(request: Request, _: Reader) -> dict[str, Any]:
 
 @router.get("/inbox")
 async def inbox(
-    request: Request, _: Operator, limit: Annotated[int, Query(ge=1, le=INBOX_MAX)] = 100
+    request: Request, _: Operator, limit: Annotated[int, Query(ge=1, le=len(KINDS) * INBOX_MAX)] = 100
 ) -> dict[str, Any]:
     """Return the newest notifications and meter data that meters sent, oldest first."""
     kms = kms_of(request)

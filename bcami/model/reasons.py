@@ -64,6 +64,7 @@ class Reason(StrEnum):
     NOT_A_MEMBER = "not_a_member"
     MEMBER_CANNOT_SEND = "member_cannot_send"
     INCOMPATIBLE_PROJECT = "incompatible_project"
+    CHANGES_SPENT = "changes_spent"
 
     # Private aggregation: what a contract, a meter or the head-end says no to.
     UNKNOWN_ROSTER = "unknown_roster"
@@ -185,6 +186,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.NOT_A_MEMBER: "the meter takes no part in this project, or in this round",
         Reason.MEMBER_CANNOT_SEND: "only the MDMS sends to a group; a member talks to the MDMS alone",
         Reason.INCOMPATIBLE_PROJECT: "the meter takes part in a project that excludes this one: leave that first",
+        Reason.CHANGES_SPENT: "the meter joined and left so often that it must wait before it does so again",
         Reason.UNKNOWN_ROSTER: "no roster of this number is on the chain, or it is not fixed yet",
         Reason.UNKNOWN_ROUND: "no round of this number was started",
         Reason.ROSTER_MISMATCH: "the roster is not the one that the chain has",
