@@ -3,6 +3,10 @@
 Soon after a start, and then when something was added, at most as often as the pace says. A log is anchored only after
 it was compared with the last anchor: one that was cut, changed or put back from an old backup is never anchored over
 the true one. A chain that cannot be read is asked again until it can.
+
+A transaction that opens an epoch and was given up, or is of a run that ended before it settled, may come into a block
+after the one that opened ours. Then the chain's epoch is one of which nobody has the key, and takes no anchor of ours.
+So whenever an anchor is refused the chain is asked for its epoch, and when it is not ours a new one is opened above it.
 """
 
 import asyncio
@@ -40,14 +44,23 @@ class AuditAnchors:
     """See the module."""
 
     def __init__(
-        self, server: KeyServer, store: KmsStore, chain: KmsChain, look: Look, log: Any, pace: AnchorPace
+        self,
+        server: KeyServer,
+        store: KmsStore,
+        chain: KmsChain,
+        look: Look,
+        log: Any,
+        pace: AnchorPace,
+        reopen: Callable[[], None],
     ) -> None:
+        """`reopen` has a new epoch opened, unless one is being opened."""
         self._server = server
         self._store = store
         self._chain = chain
         self._look = look
         self._log = log
         self._pace = pace
+        self._reopen = reopen
         self.is_compared = False
         """The log was compared with the chain in this run."""
         self.fault: str | None = None
@@ -62,6 +75,8 @@ class AuditAnchors:
             if not self.is_compared:
                 await self.compare()
             outcome = await self.anchor(signer()) if self.is_compared else Reason.NOT_READY
+            if outcome not in (None, Reason.VALID, Reason.NOT_READY):
+                await self._reopen_if_overtaken(signer)
             pause = self._pace.next_s if outcome is Reason.VALID else self._pace.retry_s
 
     async def compare(self) -> None:
@@ -87,6 +102,17 @@ class AuditAnchors:
         else:
             self._log.warning("audit log not anchored", length=counts.audit_length, reason=reason.value)
         return reason
+
+    async def _reopen_if_overtaken(self, signer: Callable[[], SecretKey | None]) -> None:
+        """Have an epoch opened above the chain's when that is not ours; the next round anchors with its key."""
+        try:
+            last = await self._chain.anchored(at_least=self._server.counts.epoch)
+        except InconclusiveError:
+            return  # the next round asks again
+        own = signer()
+        if own is not None and last.kms_key != own.public_key:
+            self._log.warning("the chain has another epoch of symmetric keys than this MDMS: opening one above it")
+            self._reopen()
 
     async def audit(self) -> tuple[KmsState, Sequence[AuditEntry], str | None]:
         """Return the anchor, the whole log, and what is wrong with it. Raises InconclusiveError."""

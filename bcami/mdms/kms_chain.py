@@ -64,13 +64,16 @@ class KmsChain:
         tx = self._sign("anchor", 1 + length, argument, signer, (signer,))
         return (await self._settle(encode(tx), self._id_of(tx))).reason
 
-    async def anchored(self) -> KmsState:
-        """Return the epoch and the anchor that the chain has, by weak equal answers. Raises InconclusiveError."""
+    async def anchored(self, at_least: int = 0) -> KmsState:
+        """Return the epoch and the anchor that the chain has, by weak equal answers. Raises InconclusiveError.
+
+        Answers of nodes below the height `at_least` do not count.
+        """
 
         def ask(node: NodeClient) -> "asyncio.Future[QueryAnswer]":
             return asyncio.ensure_future(node.query("mdms", "symmetric_keys", b""))
 
-        agreed = await weak_read(self._nodes, ask, weak=self._roster.quorum.weak)
+        agreed = await weak_read(self._nodes, ask, weak=self._roster.quorum.weak, at_least=at_least)
         if agreed.value is None:
             raise InconclusiveError("the chain has no epoch of symmetric keys", do="bcami kms status")
         return msgspec.msgpack.decode(agreed.value, type=KmsState)

@@ -86,7 +86,7 @@ class KmsService:
         self._log = log
         self._policy = policy
         self._pace = pace or KmsPace()
-        self.audit = AuditAnchors(server, store, chain, self.look, log, self._pace.anchor)
+        self.audit = AuditAnchors(server, store, chain, self.look, log, self._pace.anchor, self._reopen)
         self.admission = Admission(scope, server, head_end, metrics, surroundings.randomness)
         self._turn = asyncio.Lock()
         self._failure: Exception | None = None
@@ -96,6 +96,7 @@ class KmsService:
         """HTTP requests with messages that are in hand."""
         self._bootstraps = TokenBuckets(BOOTSTRAPS_PER_SECOND, BOOTSTRAPS_BURST)
         self._rotate = asyncio.Event()
+        self._opening: asyncio.Task[None] | None = None
 
     # What runs.
 
@@ -114,29 +115,33 @@ class KmsService:
     async def _rounds(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         opened = loop.time()
-        opening: asyncio.Task[None] | None = None
         try:
             while not stop.is_set():
                 await self._follow()
                 await self.do(lambda: self.server.tick(self.now_ms(), self.head_end.carries))
                 await self.do(lambda: self.server.end_period(self.now_ms(), self.entropy()))
-                if opening is not None and opening.done():
-                    await opening
-                    opening, opened = None, loop.time()
-                if opening is None and (self._rotate.is_set() or loop.time() - opened >= self._pace.epoch_s):
+                if self._opening is not None and self._opening.done():
+                    await self._opening
+                    self._opening, opened = None, loop.time()
+                if self._opening is None and (self._rotate.is_set() or loop.time() - opened >= self._pace.epoch_s):
                     self._rotate.clear()
-                    opening = asyncio.create_task(self._open_epoch())  # the open one serves until then
+                    self._opening = asyncio.create_task(self._open_epoch())  # the open one serves until then
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pace.tick_s):
                         await stop.wait()
         finally:
-            if opening is not None:
-                opening.cancel()
-                await asyncio.gather(opening, return_exceptions=True)
+            if self._opening is not None:
+                self._opening.cancel()
+                await asyncio.gather(self._opening, return_exceptions=True)
 
     def rotate(self) -> None:
         """Have a new epoch opened within about a second."""
         self._rotate.set()
+
+    def _reopen(self) -> None:
+        """Have a new epoch opened, unless one is on its way."""
+        if self._opening is None:
+            self.rotate()
 
     def now_ms(self) -> int:
         return self._surroundings.now_ms()
