@@ -9,6 +9,7 @@ N members (after a join, before a leave), d degree, h = ceil(log_d N), r leavers
     MDMS stores  1 key                       (d·N - 1)/(d - 1) keys
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import comb
@@ -78,15 +79,30 @@ def lkh_keys(members: int, degree: int) -> int:
 
 
 def lkh_batch(members: int, degree: int, replaced: int) -> Fraction:
-    """Return the expected wrapped keys when `replaced` random members of a full tree of d^h make room for as many."""
+    """Return the expected wrapped keys when `replaced` random members of a full tree make room for as many.
+
+    An inner node's key is wrapped for each of its children when a member below it changed. Raises ValueError when the
+    tree is not full.
+    """
     whole = comb(members, replaced)
     return sum(
         (
-            degree ** (level + 1) * (1 - Fraction(comb(members - members // degree**level, replaced), whole))
-            for level in range(height(members, degree))
+            degree * count * (1 - Fraction(comb(members - below, replaced), whole))
+            for below, count in _members_below(members, degree).items()
         ),
         Fraction(0),
     )
+
+
+def _members_below(members: int, degree: int) -> Counter[int]:
+    """Return how many inner nodes of a full tree, numbered like a heap, have so many members below them."""
+    inner, rest = divmod(members - 1, degree - 1)
+    if rest:
+        raise ValueError(f"a tree of degree {degree} is not full with {members} members")
+    below = [0] * inner + [1] * members
+    for node in reversed(range(inner)):
+        below[node] = sum(below[degree * node + 1 : degree * (node + 1) + 1])
+    return Counter(below[:inner])
 
 
 def lkh_batch_worst(members: int, degree: int, replaced: int) -> float:

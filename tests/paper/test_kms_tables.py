@@ -2,7 +2,9 @@
 
 import hashlib
 import hmac
+import math
 import os
+import random
 
 import pytest
 
@@ -44,7 +46,7 @@ USER, COUNT, METERING, DATE = (bytes([start]) * 16 for start in (1, 2, 3, 4))
 
 
 MEMBERS = [10**power for power in range(1, 6) if 10**power <= int(os.environ.get("BCAMI_KMS_MEMBERS", "10000"))]
-"""`make soak` goes on to 100,000."""
+"""`make soak` goes on to 100,000. All of them fill a tree of degree 4."""
 
 
 # Section 4: the key graph.
@@ -228,7 +230,7 @@ def test_a_hardened_meter_stays_within_the_papers_bytes() -> None:
 
 
 @pytest.mark.parametrize("profile", ["paper", "hardened"])
-@pytest.mark.parametrize("members", [count for count in MEMBERS if count != 10_000])
+@pytest.mark.parametrize("members", MEMBERS)
 def test_flat_costs_are_the_formulas(profile: str, members: int) -> None:
     laboratory = Laboratory(SCOPE, make_profile(profile), SIGNER, members - 1, degree=0, spare=4)
     joined = laboratory.change(joins=[laboratory.hids[members - 1]])
@@ -267,8 +269,6 @@ def test_the_single_leave_of_the_comparison() -> None:
 @pytest.mark.parametrize("replaced", [1, 16])
 def test_lkh_batches_cost_what_the_formula_expects(degree: int, members: int, replaced: int) -> None:
     """A newcomer's wrapped key is its unicast, so encryptions are compared: the mean over draws, and the worst case."""
-    import random
-
     spare = replaced
     laboratory = Laboratory(SCOPE, make_profile("hardened"), SIGNER, members, degree=degree, spare=spare)
     inside, outside = list(laboratory.hids[:members]), list(laboratory.hids[members:])
@@ -289,7 +289,29 @@ def test_lkh_batches_cost_what_the_formula_expects(degree: int, members: int, re
     assert max(counts) <= lkh_batch_worst(members, degree, replaced)
 
 
+@pytest.mark.parametrize("members", [count for count in MEMBERS if count >= 100])
+def test_lkh_batches_of_any_size_cost_each_node_above_a_change_once_for_each_child(members: int) -> None:
+    """Exactly, for the members that were drawn; and on average as much as the formula expects."""
+    laboratory = Laboratory(SCOPE, make_profile("hardened"), SIGNER, members, degree=4, spare=members // 20)
+    tree = laboratory.server.groups.get(1).keying
+    inside, spare = list(laboratory.hids[:members]), list(laboratory.hids[members:])
+    draws = random.Random(7)
+    for replaced in {1, members // 1000 or 1, members // 20}:
+        leavers, joiners = draws.sample(inside, replaced), spare[:replaced]
+        left = [int.from_bytes(hid, "big") for hid in leavers]
+        above = {node for number in left for node in tree.ancestors(tree.members[number])}
+        cost = laboratory.change(leaves=leavers, joins=joiners)
+        assert (cost.unicasts, cost.multicasts, cost.encryptions) == (replaced, 1, 4 * len(above))
+        gone = set(leavers)
+        inside = [hid for hid in inside if hid not in gone] + joiners
+        spare = spare[replaced:] + leavers
+        expected = float(lkh_batch(members, 4, replaced))
+        assert abs(cost.encryptions - expected) <= 4 * height(members, 4) * math.sqrt(replaced)
+
+
 def test_the_batch_formula_gives_the_figures_of_the_notes() -> None:
+    with pytest.raises(ValueError, match="not full"):
+        lkh_batch(1023, 4, 10)
     found = [round(float(lkh_batch(members, 4, 10)), 1) for members in (1024, 4096, 16384)]
     assert found == [126.6, 166.1, 206.0]
 
