@@ -85,8 +85,9 @@ class Oracles:
                     self._rests_on(node, disk, key, place, message.signature)
             case Batch() if message.collector == node:
                 leaves = ("batch", node, message.number)
+                was_said = (node, *leaves) in self._said  # durable then; peers give it back to a node that is rebuilt
                 self._once(node, leaves, encode(message.transactions))
-                if not self._is_executed(disk, node, message.number):
+                if not was_said and not self._is_executed(disk, node, message.number):
                     self._rests_on(node, disk, endorsed_key(node, message.number), leaves, b"")
             case _:
                 pass

@@ -24,6 +24,7 @@ FIXED: dict[int, str] = {
     109000: "an oracle did not count the certificate of a snapshot, which only a faulty node had had before",
     115194: "own transactions that weak refusals left out of blocks under a snapshot waited for ever at their node",
     119751: "after a snapshot a liar's claim began another one that no honest peer could give without this node's votes",
+    130332: "an oracle took an own batch of before, which a rebuilt node had back from a peer and passed on, for a new one",
     134460: "an oracle asked for one height at all nodes, while a faulty one kept them busy with batches of its own",
     500975: "an oracle took a batch, which a node without its vote log gives to a peer that fetches it, for a new word",
 }
