@@ -17,6 +17,14 @@ Graph = tuple[tuple[int, ...], ...]
 """Each member's neighbours, ascending."""
 
 
+Ranks = tuple[dict[int, int], ...]
+"""Of each member: neighbour → its place among all of them, from 1 on, which is where its share stands."""
+
+
+def ranks_of(graph: Graph) -> Ranks:
+    return tuple({other: place for place, other in enumerate(near, 1)} for near in graph)
+
+
 @lru_cache(maxsize=16)
 def draw_graph(seed: bytes, members: int, degree: int) -> Graph:
     """Return the graph of `degree`/2 cycles drawn from the seed, or the complete one."""

@@ -19,7 +19,7 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from bcami.aggregation.bounds import DEFAULT_POLICY, Plan, Policy
-from bcami.aggregation.graph import Graph, draw_plan
+from bcami.aggregation.graph import Graph, Ranks, draw_plan, ranks_of
 from bcami.aggregation.masks import (
     SEED_BYTES,
     MaskSum,
@@ -61,8 +61,11 @@ from bcami.model.aggregation import (
 from bcami.model.api import TransactionProof
 from bcami.model.reasons import Reason
 
+UNPROVEN: Final = frozenset({"tally", "finish"})
 WAVES_MAX: Final = 6
 """Sets of contributors that are tried before the round is void."""
+_AGAIN_PERCENT: Final = 95
+"""Of those who are there, that an earlier set has to hold to be taken again."""
 _SUBSETS_MAX: Final = 16
 """Choices of shares that are tried when some are wrong."""
 
@@ -110,13 +113,14 @@ class Group:
     members: tuple[RosterMember, ...]
     plan: Plan
     graph: Graph
+    ranks: Ranks
     group_min: int
 
 
 def group_of(digest: bytes, members: tuple[RosterMember, ...], seed: bytes, policy: Policy = DEFAULT_POLICY) -> Group:
     """Return a group as its members see it; `seed` is the hash of the block after the one that fixed the roster."""
     plan, graph = draw_plan(seed, len(members), policy)
-    return Group(digest, members, plan, graph, policy.group_min)
+    return Group(digest, members, plan, graph, ranks_of(graph), policy.group_min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ class _Progress:
     seeds: dict[tuple[int, int], bytes] = field(default_factory=dict)
     """(who revealed it, who is gone) → pairwise seed."""
     shares: dict[int, dict[int, int]] = field(default_factory=dict)
-    """Contributor → place of its share → share."""
+    """Contributor → rank of the neighbour that revealed a share → share."""
     tallied: int = 0
     result: tuple[tuple[int, ...], int] | None = None
 
@@ -256,20 +260,23 @@ class MaskedRound:
         return []
 
     def recorded(self, function: str, outcome: TransactionProof | Reason) -> list[Effect]:
-        """Take the outcome of a submitted transaction: its proof, or why it was rejected or refused."""
+        """Take the outcome of a submitted transaction: its proof, or why it was rejected or refused.
+
+        Of those in `UNPROVEN` VALID is enough: no meter is shown their proofs.
+        """
         if function == "void":
             proof = [] if isinstance(outcome, Reason) else self._tell_all(RoundVoid(outcome))
             self._phase = "ended"
             return [*proof, Ended(self._void or Reason.TIMED_OUT, (), frozenset())]
         if self._phase == "voiding":
             return []
-        if isinstance(outcome, Reason):
-            return self._end_void(outcome)
-        if function == "settle":
+        if function == "settle" and not isinstance(outcome, Reason):
             return self._ask(outcome)
+        if isinstance(outcome, Reason) and outcome is not Reason.VALID:
+            return self._end_void(outcome)
         if function == "tally":
             self._progress.tallied += 1
-            return self._finish() if self._progress.tallied == len(list(self._parts())) else []
+            return self._finish() if self._progress.tallied == self._part_count else []
         assert self._progress.result is not None
         self._phase = "ended"
         return [Ended(Reason.VALID, self._progress.result[0], self._progress.contributors)]
@@ -336,21 +343,39 @@ class MaskedRound:
         return [Submit("settle", SettleArgument(self._start.round, progress.wave, members, progress.is_final))]
 
     def _evened(self, contributors: frozenset[int]) -> frozenset[int] | None:
-        """Leave out as few as make the set equal to each past one, or different enough; None when that is too many."""
-        alike_min = self._group.group_min
-        spare = len(contributors) - self._group.plan.contributors_min
+        """Leave out as few as make the set fit the earlier ones of the day (`rules`); None when that is too many.
+
+        An earlier set is taken again when hardly more are there: the fewer sets, the fewer differences; and who came
+        back a moment ago may be gone the next.
+        """
+        least, past = self._group.plan.contributors_min, [item.contributors for item in self._past]
+        enough = max(least, len(contributors) * _AGAIN_PERCENT // 100)
+        again = [known for known in past if known <= contributors and len(known) >= enough]
+        if again:
+            return max(again, key=len)
+        kept = frozenset().union(*(self._kept(part, is_new, contributors) for part, is_new in self._day_parts(past)))
+        return kept if len(kept) >= least else None
+
+    def _day_parts(self, past: Sequence[frozenset[int]]) -> Iterator[tuple[frozenset[int], bool]]:
+        """Yield the members who were in the same of the day's sets, and whether that is none of them."""
+        parts: dict[int, set[int]] = {}
+        for member in frozenset(range(len(self._group.members))).union(*past):
+            pattern = sum(1 << place for place, known in enumerate(past) if member in known)
+            parts.setdefault(pattern, set()).add(member)
+        for pattern, members in parts.items():
+            yield frozenset(members), pattern == 0
+
+    def _kept(self, part: frozenset[int], is_new: bool, contributors: frozenset[int]) -> Collection[int]:
+        """Return whom of a part the set can have: all of it, or so many that neither they nor the rest are few."""
+        there, alike_min = part & contributors, self._group.group_min
+        count = len(there)
+        if not is_new and count < len(part):
+            count = len(part) - max(alike_min, len(part) - count)
+        if count < alike_min and not (count == len(part) and not is_new):
+            return ()
         # Whoever is left out is drawn from the round's name, not chosen.
-        order = sorted(contributors, key=lambda member: sha256(self._context + member.to_bytes(4, "big")).digest())
-        past = [item.contributors for item in self._past]
-        candidates = [known & contributors for known in past]
-        candidates += [contributors.difference(order[:count]) for count in range(min(spare, 2 * alike_min) + 1)]
-        fitting = [
-            candidate
-            for candidate in candidates
-            if len(candidate) >= self._group.plan.contributors_min
-            and all(candidate == known or len(candidate ^ known) >= alike_min for known in past)
-        ]
-        return max(fitting, key=len, default=None)
+        order = sorted(there, key=lambda member: sha256(self._context + member.to_bytes(4, "big")).digest())
+        return order[:count]
 
     def _lacking(self) -> frozenset[int]:
         """Return the contributors whose seeds with neighbours who are gone are still needed."""
@@ -373,6 +398,7 @@ class MaskedRound:
             calls: list[Effect] = [Call(member, RevealCall(proof, ())) for member in sorted(progress.asked)]
             return [*calls, Wait(self._phase)]
         progress.asked = progress.contributors
+        progress.shares = {member: {} for member in progress.contributors}
         self._phase = "shares"
         sealed: dict[int, list[tuple[int, bytes]]] = {member: [] for member in progress.contributors}
         for sender in sorted(progress.contributors):
@@ -392,14 +418,14 @@ class MaskedRound:
             self.refused[reason] += 1
             return []
         progress.answered.add(member)
-        near = set(self._group.graph[member])
+        near, ranks, shares = self._group.ranks[member], self._group.ranks, progress.shares
         for other, secret in item.secrets:
             if other not in near:
                 self.refused[Reason.NOT_A_MEMBER] += 1
             elif not progress.is_final and other not in progress.contributors:
                 progress.seeds[member, other] = secret
-            elif progress.is_final and other in progress.contributors:
-                progress.shares.setdefault(other, {})[member + 1] = int.from_bytes(secret, "big")
+            elif progress.is_final and other in shares:
+                shares[other][ranks[other][member]] = int.from_bytes(secret, "big")
         if progress.answered < progress.asked:
             return []
         if progress.is_final:
@@ -449,7 +475,7 @@ class MaskedRound:
 
     def _self_seed(self, member: int) -> bytes | None:
         """Return a contributor's self-mask seed; wrong shares are found by the commitment and left out."""
-        shares = list(self._progress.shares.get(member, {}).items())
+        shares = sorted(self._progress.shares[member].items())  # the lowest places: their weights are known often
         threshold = self._group.plan.threshold
         commitment = self._progress.contributions[member].self_commitment
         for first in range(min(_SUBSETS_MAX, len(shares) - threshold + 1)):
@@ -460,9 +486,13 @@ class MaskedRound:
                     return seed
         return None
 
+    @property
+    def _part_count(self) -> int:
+        return (len(self._group.members) + MEMBERS_PER_PART - 1) // MEMBERS_PER_PART
+
     def _parts(self) -> Iterator[TallyArgument]:
         count = len(self._group.members)
-        for part in range((count + MEMBERS_PER_PART - 1) // MEMBERS_PER_PART):
+        for part in range(self._part_count):
             members = range(part * MEMBERS_PER_PART, min(count, (part + 1) * MEMBERS_PER_PART))
             entries = []
             for member in members:

@@ -6,8 +6,8 @@ seal shares, one for each direction. A seed becomes a mask by SHAKE-256: 64 bits
 384 bits mod the group's order for the commitment's blinding.
 """
 
-from hashlib import sha256, shake_256
-from hmac import digest as hmac_digest
+from collections.abc import Iterable
+from hashlib import sha256, sha512, shake_256
 from typing import Final
 
 import numpy as np
@@ -30,6 +30,9 @@ BLINDING_BYTES: Final = 32
 SEALED_BYTES: Final = SHARE_BYTES + 16
 _BLINDING_STREAM_BYTES: Final = 48
 _NONCE: Final = bytes(12)
+_SHA512_BLOCK_BYTES: Final = 128
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 Values = npt.NDArray[np.uint64]
 
@@ -37,7 +40,7 @@ Values = npt.NDArray[np.uint64]
 class PairKey:
     """What two members share: refuses to be shown."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_inner", "_outer")
 
     def __init__(self, secret: KemSecretKey, other: bytes, chain: bytes) -> None:
         """Agree with the holder of `other`. Raises ValueError when that is no KEM key."""
@@ -45,14 +48,17 @@ class PairKey:
         if point is None:
             raise ValueError("not an uncompressed point of secp256k1")
         low, high = sorted((secret.public_key, other))
-        self._key = hkdf.extract(b"bcami/aggregation/pair/1" + chain, secret.shared_x(point) + low + high)
+        key = hkdf.extract(b"bcami/aggregation/pair/1" + chain, secret.shared_x(point) + low + high)
+        padded = key.ljust(_SHA512_BLOCK_BYTES, b"\0")
+        self._inner, self._outer = padded.translate(_INNER), padded.translate(_OUTER)
 
     def __repr__(self) -> str:
         return "PairKey(secret)"
 
     def round_keys(self, context: bytes) -> "RoundKeys":
         """Return the pair's keys for the round that `context` names: one block of HKDF-Expand with SHA-512."""
-        block = hmac_digest(self._key, context + b"\x01", "sha512")
+        # HMAC [RFC 2104] from its two keys: half the time of a general one, and it is the most frequent step.
+        block = sha512(self._outer + sha512(self._inner + context + b"\x01").digest()).digest()
         return RoundKeys(block[:16], block[16:32], block[32:48])
 
 
@@ -69,18 +75,17 @@ class RoundKeys:
     def __repr__(self) -> str:
         return "RoundKeys(secret)"
 
-    def seal_share(self, share: int, *, is_up: bool) -> bytes:
+    def seal_share(self, share: bytes, *, is_up: bool) -> bytes:
         """Return the share, sealed; `is_up`: from the lower member to the higher. Once each, so the nonce is zero."""
-        data = share.to_bytes(SHARE_BYTES, "big")
-        return AESGCM(self._up if is_up else self._down).encrypt(_NONCE, data, None)
+        return AESGCM(self._up if is_up else self._down).encrypt(_NONCE, share, None)
 
-    def open_share(self, sealed: bytes, *, is_up: bool) -> int | None:
+    def open_share(self, sealed: bytes, *, is_up: bool) -> bytes | None:
         """Return the share, or None when it was not sealed so."""
         try:
-            data = AESGCM(self._up if is_up else self._down).decrypt(_NONCE, sealed, None)
+            data: bytes = AESGCM(self._up if is_up else self._down).decrypt(_NONCE, sealed, None)
         except (InvalidTag, ValueError):
             return None
-        return int.from_bytes(data, "big")
+        return data if len(data) == SHARE_BYTES else None
 
 
 def round_context(chain: bytes, epoch: int, round_number: int, roster_digest: bytes) -> bytes:
@@ -107,9 +112,14 @@ class MaskSum:
 
     def add(self, seed: bytes, *, is_added: bool) -> None:
         """Add the mask of a seed, or take it off."""
-        stream = shake_256(b"bcami/aggregation/stream/1" + seed).digest(self._size + _BLINDING_STREAM_BYTES)
-        self._streams[is_added].append(stream[: self._size])
-        blinding = int.from_bytes(stream[self._size :], "big")
+        self.add_all((seed,), is_added=is_added)
+
+    def add_all(self, seeds: Iterable[bytes], *, is_added: bool) -> None:
+        """Add the masks of several seeds, or take them off."""
+        size, width = self._size, self._size + _BLINDING_STREAM_BYTES
+        streams = [shake_256(b"bcami/aggregation/stream/1" + seed).digest(width) for seed in seeds]
+        self._streams[is_added] += [stream[:size] for stream in streams]
+        blinding = sum([int.from_bytes(stream[size:], "big") for stream in streams])
         self.blinding += blinding if is_added else -blinding
 
     def add_values(self, values: Values, blinding: int) -> None:

@@ -15,6 +15,7 @@ meter that restarts needs the roster again; until then it declines.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -52,7 +53,8 @@ from bcami.aggregation.records import (
     ToHeadEnd,
     ToMeter,
 )
-from bcami.aggregation.shamir import SECRET_BITS, SHARE_BYTES, split
+from bcami.aggregation.rules import Contributors, contributors_of, set_digest
+from bcami.aggregation.shamir import SECRET_BITS, split
 from bcami.crypto import hkdf
 from bcami.crypto.commitments import ORDER, commit
 from bcami.crypto.hpke import KemSecretKey
@@ -107,17 +109,36 @@ class MeterKeys:
     """The session's KEM key: agrees with peers, and never leaves."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Roster:
+    """Members under the digest that names them, which the chain has."""
+
+    digest: bytes
+    members: tuple[RosterMember, ...] = field(compare=False, repr=False)
+
+
+@lru_cache(maxsize=64)
+def _contributors(roster: _Roster, bitmap: bytes) -> Contributors:
+    members = roster.members
+    return contributors_of(tuple([members[place].hid for place in sorted(members_of(bitmap))]))
+
+
+@lru_cache(maxsize=16)
+def _group(roster: _Roster) -> bytes:
+    """Return the digest of all members' HIDs: the same for each roster of the same meters."""
+    return set_digest(tuple([member.hid for member in roster.members]))
+
+
 @dataclass(slots=True)
 class _Known:
     """The roster that this meter works with."""
 
     number: int
-    digest: bytes
-    members: tuple[RosterMember, ...]
+    roster: _Roster
     place: int
     neighbours: tuple[int, ...]
     plan: Plan
-    pairs: dict[int, PairKey] = field(default_factory=dict)
+    pairs: dict[int, PairKey]
     context: bytes = b""
     round_keys: dict[int, RoundKeys] = field(default_factory=dict)
     """Of the round that `context` names."""
@@ -138,7 +159,7 @@ class MaskedMeter:
         self._reader = reader
         self._policy = policy
         self.memory = memory or MeterMemory()
-        self._sets = dict(sets or {})
+        self._sets = {digest: contributors_of(hids) for digest, hids in (sets or {}).items()}
         self._known: _Known | None = None
 
     def receive(self, message: ToMeter, readings: Readings, entropy: bytes) -> Answer:
@@ -164,7 +185,7 @@ class MaskedMeter:
         argument = fixed.argument
         if not isinstance(argument, FixRosterArgument):
             return Reason.BAD_PROOF
-        if self._known is not None and self._known.digest == argument.digest:
+        if self._known is not None and self._known.roster.digest == argument.digest:
             return None
         block = reader.block_hash(notice.beacon)
         if isinstance(block, Reason):
@@ -183,16 +204,13 @@ class MaskedMeter:
         if len(members) < self._policy.group_min:
             return Reason.GROUP_TOO_SMALL
         plan, graph = draw_plan(seed, len(members), self._policy)
-        self._known = _Known(argument.roster, argument.digest, members, own, graph[own], plan)
+        # Keys are agreed on now, so that the first round costs what the others do.
+        pairs = {other: PairKey(self._keys.kem, members[other].kem_key, reader.chain) for other in graph[own]}
+        self._known = _Known(argument.roster, _Roster(argument.digest, members), own, graph[own], plan, pairs)
         return None
 
     def _round_keys(self, known: _Known, context: bytes) -> dict[int, RoundKeys]:
         """Return the keys with each neighbour for the round, from memory or made again."""
-        if not known.pairs:
-            chain = self._reader.chain
-            known.pairs = {
-                other: PairKey(self._keys.kem, known.members[other].kem_key, chain) for other in known.neighbours
-            }
         if known.context != context:
             known.context = context
             known.round_keys = {other: pair.round_keys(context) for other, pair in known.pairs.items()}
@@ -209,28 +227,28 @@ class MaskedMeter:
         if opened is not None and opened.start == start:
             return Answer((), opened.contribution)
         known = self._known
-        if known is None or (start.roster, start.roster_digest) != (known.number, known.digest):
+        if known is None or (start.roster, start.roster_digest) != (known.number, known.roster.digest):
             return Answer((), Declined(start.round, Reason.UNKNOWN_ROSTER))
         if start.mode != MASKED:
             return Answer((), Declined(start.round, Reason.BAD_PROOF))
-        objection = rules.refuse_start(self.memory, start)
+        objection = rules.refuse_start(self.memory, start, _group(known.roster))
         if objection is not None:
             return Answer((), Declined(start.round, *objection))
         values = _values(start, readings)
         if isinstance(values, Reason):
             return Answer((), Declined(start.round, values))
         contribution = self._mask(known, start, values, entropy)
-        count = len(known.members)
+        count = len(known.roster.members)
         everybody = ((1 << count) - 1).to_bytes((count + 7) // 8, "little")
         self.memory = msgspec.structs.replace(
-            rules.remembering(self.memory, start),
+            rules.remembering(self.memory, start, _group(known.roster)),
             open=OpenRound(start, contribution, everybody, -1, False, None),
         )
         return Answer((self._kept(), *self._forgotten_sets()), contribution)
 
     def _mask(self, known: _Known, start: StartArgument, values: list[int], entropy: bytes) -> Contribution:
         reader, place = self._reader, known.place
-        context = round_context(reader.chain, reader.epoch, start.round, known.digest)
+        context = round_context(reader.chain, reader.epoch, start.round, known.roster.digest)
         pairs = self._round_keys(known, context)
         seeds = [keys.mask_seed for keys in pairs.values()]
         # Hedged: a poor generator is covered as long as one neighbour is honest and present (protocol 2.4).
@@ -241,13 +259,14 @@ class MaskedMeter:
         if commitment is None:
             raise ValueError("a commitment at infinity: chance 2^-256")
         secret = dice.bits(SECRET_BITS)
-        shares = split(secret, known.plan.threshold, [other + 1 for other in known.neighbours], dice)
+        shares = split(secret, known.plan.threshold, len(known.neighbours), dice)
         seed = secret.to_bytes(SEED_BYTES, "big")
         total = MaskSum(start.slots)
         total.add_values(values_of(numbers), blinding)
         total.add(seed, is_added=True)
-        for other, pair_keys in pairs.items():
-            total.add(pair_keys.mask_seed, is_added=place < other)
+        below = sum(other < place for other in pairs)  # neighbours ascend
+        total.add_all(seeds[:below], is_added=False)
+        total.add_all(seeds[below:], is_added=True)
         masked, masked_blinding = total.total()
         unsigned = Contribution(
             round=start.round,
@@ -262,7 +281,7 @@ class MaskedMeter:
             ),
             signature=_NO_SIGNATURE,
         )
-        statement = contribution_statement(reader, known.digest, self._keys.hid, unsigned)
+        statement = contribution_statement(reader, known.roster.digest, self._keys.hid, unsigned)
         return msgspec.structs.replace(unsigned, signature=self._keys.signer.sign(statement))
 
     # Message 2, and the one before it when somebody dropped out.
@@ -278,7 +297,7 @@ class MaskedMeter:
         number = settle.round
         if opened is None or opened.start.round != number:
             return Answer((), Declined(number, Reason.UNKNOWN_ROUND))
-        if known is None or known.digest != opened.start.roster_digest:
+        if known is None or known.roster.digest != opened.start.roster_digest:
             return Answer((), Declined(number, Reason.UNKNOWN_ROSTER))
         if settle.wave == opened.wave and opened.reveal is not None:
             return Answer((), opened.reveal)
@@ -289,8 +308,8 @@ class MaskedMeter:
             return Answer((self._kept(),), Declined(number, reason))
         if reason is not None:
             return Answer((), Declined(number, reason))
-        hids = _hids(known, members_of(settle.contributors))
-        objection = rules.refuse_set(self.memory, self._sets, opened.start, hids, self._policy)
+        wanted = _contributors(known.roster, settle.contributors)
+        objection = rules.refuse_set(self.memory, self._sets, opened.start, wanted, self._policy)
         if objection is not None:
             return Answer((), Declined(number, *objection))
         return self._answer_settlement(known, opened, settle, call)
@@ -313,7 +332,7 @@ class MaskedMeter:
 
     def _answer_settlement(self, known: _Known, opened: OpenRound, settle: SettleArgument, call: RevealCall) -> Answer:
         reader, start = self._reader, opened.start
-        context = round_context(reader.chain, reader.epoch, start.round, known.digest)
+        context = round_context(reader.chain, reader.epoch, start.round, known.roster.digest)
         contributors = members_of(settle.contributors)
         pairs = self._round_keys(known, context)
         writes: list[Keep] = []
@@ -323,12 +342,11 @@ class MaskedMeter:
                 if other in pairs and other in contributors:
                     share = pairs[other].open_share(sealed, is_up=other < known.place)
                     if share is not None:
-                        secrets.append((other, share.to_bytes(SHARE_BYTES, "big")))
-            hids = _hids(known, contributors)
-            digest = rules.set_digest(hids)
-            self._sets[digest] = hids
-            writes.append(Keep(digest, SET_CODEC.encode(MemorySet(hids))))
-            self.memory = rules.settled(self.memory, start.round, digest)
+                        secrets.append((other, share))
+            helped = _contributors(known.roster, settle.contributors)
+            self._sets[helped.digest] = helped
+            writes.append(Keep(helped.digest, _encoded(helped)))
+            self.memory = rules.settled(self.memory, start.round, helped.digest)
         else:
             secrets = [(other, pair_keys.mask_seed) for other, pair_keys in pairs.items() if other not in contributors]
         statement = reveal_digest(reader.chain, reader.epoch, start.round, settle.wave, self._keys.hid, tuple(secrets))
@@ -366,9 +384,10 @@ class MaskedMeter:
         return [Keep(digest, None) for digest in gone]
 
 
-def _hids(known: _Known, contributors: frozenset[int]) -> tuple[bytes, ...]:
-    members = known.members
-    return tuple([members[place].hid for place in sorted(contributors)])
+@lru_cache(maxsize=16)
+def _encoded(contributors: Contributors) -> bytes:
+    """Return a set as it is kept."""
+    return SET_CODEC.encode(MemorySet(contributors.hids))
 
 
 def contribution_statement(reader: ChainReader, roster_digest: bytes, hid: bytes, item: Contribution) -> bytes:

@@ -25,7 +25,7 @@ from bcami.model.aggregation import (
     VoidArgument,
 )
 from bcami.model.api import CertifiedHeader, TransactionProof
-from bcami.model.ids import U32, U63, Hash, PublicKey, Signature
+from bcami.model.ids import NO_HASH, U32, U63, Hash, PublicKey, Signature
 from bcami.model.reasons import Reason
 from bcami.units import KIB, MIB
 
@@ -133,6 +133,8 @@ class PastSum(msgspec.Struct, frozen=True, array_like=True):
     epsilon_millionths: U63
     is_ring: bool = False
     """A ring tells no member who else was in it."""
+    group: Hash = NO_HASH
+    """Digest of the HIDs of all members of the roster; NO_HASH for a ring."""
 
 
 class MeterMemory(msgspec.Struct, frozen=True, array_like=True):

@@ -2,9 +2,14 @@
 
 * Each interval goes into one sum only. Two groups that overlap, or a round that is repeated without one member, would
   otherwise differ by a few readings of the same interval.
-* Sums of different intervals within a day have the same contributors, or differ by at least `group_min` of them: a
-  household's use hardly changes from one half-hour to the next, so the difference of two sums is a sum over those
-  who differ. Members whom the head-end knows to collude fill such a difference too; only noise helps against that.
+* All sums of a day are made of the same *parts* of at least `group_min` members: who is in the same of these sums is
+  in one part (`smallest_part`). A household's use hardly changes from one half-hour to the next, so that sums of a day
+  can be added and subtracted as if they were of one time. Whatever comes of any number of them weighs the members of a
+  part alike, so it is about that many members or about nobody. (Comparing two by two is not enough: of W, W less A, W
+  less B and W less A and B, each two may differ by many, and A and B have one member in common.) Members whom the
+  head-end knows to collude fill a part too; only noise helps against that.
+* All sums of a day are over one group. Who is in W alone sees no more than W; so W, the two halves of W without one
+  member, and their difference, would pass the rule above.
 * A ring tells its members no set that could be compared. So within a day a meter takes part in masked sums or in ring
   sums, not in both.
 * With noise, the ε of all sums of a day stay within a budget.
@@ -13,7 +18,10 @@ A reading counts as spent from the moment when its masked form leaves. It is fre
 the round is void, or that the meter is not among its contributors.
 """
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -44,13 +52,38 @@ class Objection(NamedTuple):
     """Round of the earlier sum that stands against it, if one does."""
 
 
+@dataclass(frozen=True, slots=True)
+class Contributors:
+    """A set of meters, known by its digest: two with one digest are one."""
+
+    digest: bytes
+    hids: tuple[bytes, ...] = field(compare=False, repr=False)
+    whole: frozenset[bytes] = field(compare=False, repr=False)
+
+
+@lru_cache(maxsize=256)
+def contributors_of(hids: tuple[bytes, ...]) -> Contributors:
+    """Return the set of these meters, ascending; the same object for as many meters as ask for it."""
+    return Contributors(set_digest(hids), hids, frozenset(hids))
+
+
 def set_digest(hids: tuple[bytes, ...]) -> bytes:
     """Return the name of a set of contributors."""
     return sha256(b"bcami/aggregation/set/1" + b"".join(hids)).digest()
 
 
-def refuse_start(memory: MeterMemory, start: StartArgument) -> Objection | None:
-    """Return why the meter takes no part in the masked round, or None."""
+@lru_cache(maxsize=256)
+def smallest_part(family: tuple[Contributors, ...]) -> int:
+    """Return how many members the smallest part has, a part being those who are in the same sets of the family."""
+    patterns: dict[bytes, int] = {}
+    for place, contributors in enumerate(family):
+        for hid in contributors.hids:
+            patterns[hid] = patterns.get(hid, 0) | 1 << place
+    return min(Counter(patterns.values()).values())
+
+
+def refuse_start(memory: MeterMemory, start: StartArgument, group: bytes) -> Objection | None:
+    """Return why the meter takes no part in the masked round, or None; `group` is the digest of all members."""
     if start.round <= memory.round_high:
         return Objection(Reason.ROUND_NOT_ABOVE)
     newest_s = max((past.first_s for past in memory.past), default=0)
@@ -61,6 +94,8 @@ def refuse_start(memory: MeterMemory, start: StartArgument) -> Objection | None:
             return Objection(Reason.INTERVAL_SPENT, past.round)
         if past.is_ring and are_near(past, start):
             return Objection(Reason.GROUP_TOO_ALIKE, past.round)
+        if past.group != group and are_near(past, start):
+            return Objection(Reason.OTHER_GROUP, past.round)
     if len(memory.past) >= PAST_MAX:
         return Objection(Reason.OVER_QUOTA)
     if start.noise.epsilon_millionths:
@@ -82,25 +117,25 @@ def refuse_ring(memory: MeterMemory, start: StartArgument) -> Objection | None:
 
 def refuse_set(
     memory: MeterMemory,
-    sets: Mapping[bytes, tuple[bytes, ...]],
+    sets: Mapping[bytes, Contributors],
     start: StartArgument,
-    hids: tuple[bytes, ...],
+    wanted: Contributors,
     policy: Policy,
 ) -> Objection | None:
     """Return why the meter helps to no sum over these contributors, or None."""
-    if len(hids) < policy.group_min:
+    if len(wanted.hids) < policy.group_min:
         return Objection(Reason.GROUP_TOO_SMALL)
-    wanted = frozenset(hids)
     former = {past.members: past.round for past in memory.past if past.round != start.round and are_near(past, start)}
-    for digest in former.keys() - {NO_HASH, set_digest(hids)}:
-        if len(wanted.symmetric_difference(sets[digest])) < policy.group_min:
-            return Objection(Reason.GROUP_TOO_ALIKE, former[digest])
+    others = [sets[digest] for digest in sorted(former.keys() - {NO_HASH, wanted.digest})]
+    if smallest_part((wanted, *others)) < policy.group_min:
+        against = [item for item in others if smallest_part((wanted, item)) < policy.group_min] or others
+        return Objection(Reason.GROUP_TOO_ALIKE, max(former[item.digest] for item in against))
     return None
 
 
-def remembering(memory: MeterMemory, start: StartArgument) -> MeterMemory:
+def remembering(memory: MeterMemory, start: StartArgument, group: bytes) -> MeterMemory:
     """Return the memory with the round's intervals spent, and without what is old."""
-    past = PastSum(start.round, start.first_s, start.slots, NO_HASH, start.noise.epsilon_millionths)
+    past = PastSum(start.round, start.first_s, start.slots, NO_HASH, start.noise.epsilon_millionths, group=group)
     newest_s = max(start.first_s, *(item.first_s for item in memory.past)) if memory.past else start.first_s
     kept = tuple(item for item in memory.past if item.first_s >= newest_s - FORGET_S)
     return msgspec.structs.replace(memory, round_high=start.round, past=(*kept, past))

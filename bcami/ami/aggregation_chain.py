@@ -28,6 +28,7 @@ from bcami.model.api import CertifiedHeader, QueryAnswer, TransactionProof
 from bcami.model.reasons import Reason
 from bcami.model.registration import MeterState
 from bcami.model.signing import u64
+from bcami.model.transaction import Transaction
 
 _READS_MAX: Final = 16
 _ROUNDS_OF_NODES: Final = 50
@@ -54,14 +55,20 @@ class AggregationChain:
 
     async def submit(self, function: str, argument: Any) -> TransactionProof | Reason:
         """Return the proof of an accepted transaction, or why it was rejected or refused."""
+        tx, reason = await self._submit(function, argument)
+        return reason if reason is not Reason.VALID else await prove(tx, self._nodes, self._roster)
+
+    async def record(self, function: str, argument: Any) -> Reason:
+        """Return VALID for an accepted transaction, whose receipt was checked, or why it was rejected or refused."""
+        return (await self._submit(function, argument))[1]
+
+    async def _submit(self, function: str, argument: Any) -> tuple[Transaction, Reason]:
         tx, settlement = await self._utility.submit(
             "aggregation", function, encode(argument), self._courier, self._clock_ms()
         )
         self.transactions += 1
         self.transaction_bytes += len(encode(tx))
-        if settlement.reason is not Reason.VALID:
-            return settlement.reason
-        return await prove(tx, self._nodes, self._roster)
+        return tx, settlement.reason
 
     async def header(self, height: int) -> CertifiedHeader:
         """Return a certified header; whoever uses it checks it."""

@@ -1,34 +1,48 @@
 """Drives the head-end's side of a masked round over HTTP (`bcami.aggregation.head_end` decides).
 
-Calls to different members go out together, as to a gateway that has them all behind it; calls to one member in order. A
-call that gets no answer is repeated, byte by byte the same; when all calls have ended and something is still awaited,
-the phase is over.
+Members are reached through *ways*: gateways with many meters behind each. What goes to all members alike is encoded
+once and posted once for each group of them. A call that gets no answer is repeated, byte by byte the same; when all
+calls have ended and something is still awaited, the phase is over.
 """
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from time import process_time
 from typing import Any, Final, assert_never
 
 import httpx
 
-from bcami.aggregation.head_end import Call, Effect, Ended, MaskedRound, Submit, Wait
-from bcami.aggregation.records import TO_HEAD_END_CODEC, TO_METER_CODEC, ToHeadEnd, ToMeter
+from bcami.aggregation.head_end import UNPROVEN, Call, Effect, Ended, MaskedRound, Submit, Wait
+from bcami.aggregation.records import TO_HEAD_END_CODEC, TO_METER_CODEC, Declined, ToHeadEnd, ToMeter
 from bcami.ami.aggregation_chain import AggregationChain
-from bcami.ami.aggregation_meters import CALLS_CODEC, REPLIES_CODEC, Forwarded, Reply
+from bcami.ami.aggregation_meters import CALLS_CODEC, CALLS_MAX, REPLIES_CODEC, Forwarded, Reply
 from bcami.ami.transcript import Transcript
 from bcami.errors import MalformedError
 from bcami.model.aggregation import RosterMember
 from bcami.model.api import TransactionProof
+from bcami.model.reasons import Reason
 from bcami.units import MIB
 
 ATTEMPTS: Final = 3
 ANSWER_S: Final = 30.0
-POSTS_MAX: Final = 4
-POST_CALLS_MAX: Final = 64
+POSTS_MAX: Final = 2
+"""To one gateway at a time: while one is answered, the next is there."""
 POST_BYTES_MAX: Final = 8 * MIB
 _PAUSE_S: Final = 0.05
+
+
+class Way:
+    """A gateway and how to reach it."""
+
+    def __init__(self, http: httpx.AsyncClient, hids: Iterable[bytes]) -> None:
+        """`http` has the base address; `hids` are the meters behind it."""
+        self.http = http
+        self.hids = frozenset(hids)
+        self.turns = asyncio.Semaphore(POSTS_MAX)
+        self.is_gone = False
+        """Set by whoever knows that nobody is there any more: nothing is asked then."""
 
 
 class HeadEnd:
@@ -36,20 +50,17 @@ class HeadEnd:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        ways: Sequence[Way],
         members: tuple[RosterMember, ...],
         chain: AggregationChain,
         transcript: Transcript,
     ) -> None:
-        """`http` has the base address under which all members are reached."""
-        self._http = http
+        """Every member is behind one of the ways. Raises KeyError when one is not."""
         self._hids = [member.hid for member in members]
+        way_of = {hid: way for way in ways for hid in way.hids}
+        self._ways = [way_of[hid] for hid in self._hids]
         self._chain = chain
         self._transcript = transcript
-        self._queue: deque[_Waiting] = deque()
-        self._posting: set[asyncio.Task[None]] = set()
-        self._encoded: dict[type[ToMeter], tuple[ToMeter, bytes]] = {}
-        self._orders = [asyncio.Lock() for _ in members]
         self.cpu_s = 0.0
         self.malformed = 0
         """Answers that did not decode."""
@@ -57,15 +68,16 @@ class HeadEnd:
     async def run(self, masked: MaskedRound, proof: TransactionProof) -> Ended:
         """Run a round to its end; `proof` is the receipt of its start."""
         running: set[asyncio.Task[list[Effect]]] = set()
-        effects = deque(masked.begin(proof))
+        effects = deque(self._decide(masked.begin, proof))
         phase = ""
         ended: Ended | None = None
         try:
             while True:
+                calls: list[Call] = []
                 while effects:
                     match effects.popleft():
                         case Call() as call:
-                            running.add(asyncio.create_task(self._call(masked, call)))
+                            calls.append(call)
                         case Submit() as submit:
                             running.add(asyncio.create_task(self._submit(masked, submit)))
                         case Wait(name):
@@ -74,6 +86,8 @@ class HeadEnd:
                             ended = last
                         case never:
                             assert_never(never)
+                for way, posted in self._posts(calls):
+                    running.add(asyncio.create_task(self._call(masked, way, posted)))
                 if running:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -86,14 +100,19 @@ class HeadEnd:
             for task in running:
                 task.cancel()
 
-    async def tell(self, message: ToMeter) -> None:
-        """Send a message to every member; who is not there does not hear it."""
+    async def tell(self, message: ToMeter) -> frozenset[int]:
+        """Send a message to every member; return those that took it without a no."""
+        calls = [Call(member, message) for member in range(len(self._hids))]
+        took: set[int] = set()
 
-        async def one(member: int) -> None:
-            async with self._orders[member]:
-                await self._ask(member, message)
+        async def one(way: Way, posted: list[Call]) -> None:
+            async for call, reply in self._answers(way, posted):
+                answer = self._answer(call, reply)
+                if reply.status in (httpx.codes.OK, httpx.codes.NO_CONTENT) and not isinstance(answer, Declined):
+                    took.add(call.member)
 
-        await asyncio.gather(*(one(member) for member in range(len(self._hids))))
+        await asyncio.gather(*(one(way, posted) for way, posted in self._posts(calls)))
+        return frozenset(took)
 
     def _decide(self, what: Any, *arguments: Any) -> list[Effect]:
         began = process_time()
@@ -102,84 +121,94 @@ class HeadEnd:
         return effects
 
     async def _submit(self, masked: MaskedRound, submit: Submit) -> list[Effect]:
-        outcome = await self._chain.submit(submit.function, submit.argument)
+        send = self._chain.record if submit.function in UNPROVEN else self._chain.submit
+        outcome: TransactionProof | Reason = await send(submit.function, submit.argument)
         return self._decide(masked.recorded, submit.function, outcome)
 
-    async def _call(self, masked: MaskedRound, call: Call) -> list[Effect]:
-        async with self._orders[call.member]:
-            answer = await self._ask(call.member, call.message)
-        return [] if answer is None else self._decide(masked.receive, call.member, answer)
+    async def _call(self, masked: MaskedRound, way: Way, calls: list[Call]) -> list[Effect]:
+        effects: list[Effect] = []
+        async for call, reply in self._answers(way, calls):
+            answer = self._answer(call, reply)
+            if answer is not None:
+                effects += self._decide(masked.receive, call.member, answer)
+        return effects
 
-    async def _ask(self, member: int, message: ToMeter) -> ToHeadEnd | None:
-        """Return the member's answer; None when it has none or is not reached."""
-        body = self._encode(message)
-        for _ in range(ATTEMPTS):
-            reply = await self._forward(member, body)
-            if reply is None or reply.status == httpx.codes.SERVICE_UNAVAILABLE:
-                await asyncio.sleep(_PAUSE_S)
-                continue
-            if reply.status != httpx.codes.OK:
-                return None
-            try:
-                answer = TO_HEAD_END_CODEC.decode(reply.data)
-            except MalformedError:
-                self.malformed += 1
-                return None
-            self._transcript.note("head-end", self._hids[member].hex(), type(answer).__name__, reply.data)
-            return answer
-        return None
-
-    def _encode(self, message: ToMeter) -> bytes:
-        """Return a message's bytes; one that goes to all members is encoded once."""
-        known = self._encoded.get(type(message))
-        if known is None or known[0] is not message:
-            known = self._encoded[type(message)] = (message, TO_METER_CODEC.encode(message))
-        return known[1]
-
-    def _forward(self, member: int, body: bytes) -> "asyncio.Future[Reply | None]":
-        """Let a message go with the next post; the future is its reply, or None when the post failed."""
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(Forwarded(self._hids[member], body), loop.create_future())
-        self._queue.append(waiting)
-        loop.call_soon(self._post_more)
-        return waiting.reply
-
-    def _post_more(self) -> None:
-        while self._queue and len(self._posting) < POSTS_MAX:
-            taken: list[_Waiting] = []
-            size = 0
-            while self._queue and len(taken) < POST_CALLS_MAX and size < POST_BYTES_MAX:
-                taken.append(self._queue.popleft())
-                size += len(taken[-1].call.message)
-            task = asyncio.create_task(self._post(taken))
-            self._posting.add(task)
-            task.add_done_callback(self._posted)
-
-    def _posted(self, task: "asyncio.Task[None]") -> None:
-        self._posting.discard(task)
-        self._post_more()
-
-    async def _post(self, taken: list["_Waiting"]) -> None:
-        replies: tuple[Reply | None, ...] = (None,) * len(taken)
-        body = CALLS_CODEC.encode(tuple(item.call for item in taken))
+    def _replies(self, data: bytes) -> tuple[Reply, ...]:
         try:
-            response = await self._http.post("/v1/aggregation", content=body, timeout=ANSWER_S)
-            decoded = REPLIES_CODEC.decode(response.content) if response.status_code == httpx.codes.OK else ()
-        except httpx.HTTPError:
-            decoded = ()
+            return REPLIES_CODEC.decode(data)
         except MalformedError:
             self.malformed += 1
-            decoded = ()
-        if len(decoded) == len(taken):
-            replies = decoded
-        for item, reply in zip(taken, replies, strict=True):
-            if not item.reply.done():
-                item.reply.set_result(reply)
+            return ()
 
+    def _posts(self, calls: Iterable[Call]) -> Iterator[tuple[Way, list[Call]]]:
+        """Put calls together that go to one gateway at once; those to one member stay in order."""
+        waiting: dict[Way, list[Call]] = {}
+        for call in calls:
+            way = self._ways[call.member]
+            listed = waiting.setdefault(way, [])
+            listed.append(call)
+            if len(listed) == CALLS_MAX:
+                yield way, waiting.pop(way)
+        yield from waiting.items()
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A message that is to be posted."""
+    async def _answers(self, way: Way, calls: list[Call]) -> AsyncIterator[tuple[Call, Reply]]:
+        """Yield (call, reply) of each call that is answered."""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(_PAUSE_S)
+            if way.is_gone:
+                return
+            silent: list[Call] = []
+            for call, reply in await self._post(way, calls):
+                if reply is None or reply.status == httpx.codes.SERVICE_UNAVAILABLE:
+                    silent.append(call)
+                else:
+                    yield call, reply
+            calls = silent
+            if not calls:
+                return
 
-    call: Forwarded
-    reply: "asyncio.Future[Reply | None]"
+    def _answer(self, call: Call, reply: Reply) -> ToHeadEnd | None:
+        """Return what a member answered; None when that is nothing, or nothing that can be read."""
+        if reply.status != httpx.codes.OK:
+            return None
+        try:
+            answer = TO_HEAD_END_CODEC.decode(reply.data)
+        except MalformedError:
+            self.malformed += 1
+            return None
+        self._transcript.note("head-end", self._hids[call.member].hex(), type(answer).__name__, reply.data)
+        return answer
+
+    async def _post(self, way: Way, calls: list[Call]) -> list[tuple[Call, Reply | None]]:
+        """Return the reply to each call, grouped by message; None where the post failed."""
+        grouped: dict[int, list[Call]] = {}
+        for call in calls:
+            grouped.setdefault(id(call.message), []).append(call)
+        replies: list[tuple[Call, Reply | None]] = []
+        listed: list[Forwarded] = []
+        asked: list[Call] = []
+        size = 0
+        for group in grouped.values():
+            message = TO_METER_CODEC.encode(group[0].message)
+            if listed and size + len(message) > POST_BYTES_MAX:
+                replies += await self._post_now(way, tuple(listed), asked)
+                listed, asked, size = [], [], 0
+            listed.append(Forwarded(tuple([self._hids[call.member] for call in group]), message))
+            asked += group
+            size += len(message)
+        return replies + await self._post_now(way, tuple(listed), asked)
+
+    async def _post_now(
+        self, way: Way, listed: tuple[Forwarded, ...], asked: list[Call]
+    ) -> list[tuple[Call, Reply | None]]:
+        replies: tuple[Reply | None, ...] = ()
+        async with way.turns:
+            with suppress(httpx.HTTPError):
+                body = CALLS_CODEC.encode(listed)
+                response = await way.http.post("/v1/aggregation", content=body, timeout=ANSWER_S)
+                if response.status_code == httpx.codes.OK:
+                    replies = self._replies(response.content)
+        if len(replies) != len(asked):
+            replies = (None,) * len(asked)
+        return list(zip(asked, replies, strict=True))

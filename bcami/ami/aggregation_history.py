@@ -45,6 +45,8 @@ class EarlierRound:
     view: RoundView
     hids: frozenset[bytes]
     """Members whose readings count as given: the final contributors; all members of a ring."""
+    group: frozenset[bytes]
+    """All members of its roster."""
 
     @property
     def number(self) -> int:
@@ -54,12 +56,12 @@ class EarlierRound:
     def is_ring(self) -> bool:
         return self.view.start.mode != MASKED
 
-    def stands_against(self, first_s: int, mode: Mode) -> bool:
-        """Tell whether its members do not give their reading of this half-hour to a sum of this mode any more."""
+    def stands_against(self, first_s: int, mode: Mode, group: frozenset[bytes]) -> bool:
+        """Tell whether its members do not give their reading of this half-hour to such a sum of the group any more."""
         wanted, start = half_hour(first_s, mode), self.view.start
-        if start.mode == mode:
-            return mode == MASKED and overlap(start, wanted)
-        return are_near(start, wanted)
+        if start.mode != mode or (mode == MASKED and self.group != group):
+            return are_near(start, wanted)
+        return mode == MASKED and overlap(start, wanted)
 
 
 def half_hour(first_s: int, mode: Mode) -> StartArgument:
@@ -120,15 +122,15 @@ class AggregationHistory:
 
     async def _round(self, number: int) -> EarlierRound:
         view = await self._chain.round(number)
+        named = await self._hids(view.start.roster)
         hids: list[bytes] = []
         settled = view.settlement
         if view.start.mode != MASKED:
             if view.result is not None and view.result.reason is Reason.VALID:
-                hids = await self._hids(view.start.roster)
+                hids = named
         elif settled is not None and settled.is_final:
-            named = await self._hids(view.start.roster)
             hids = [named[place] for place in members_of(settled.contributors)]
-        return EarlierRound(view, frozenset(hids))
+        return EarlierRound(view, frozenset(hids), frozenset(named))
 
     async def _hids(self, roster: int) -> list[bytes]:
         """Return a roster's members, in order."""

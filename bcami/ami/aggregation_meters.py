@@ -4,15 +4,15 @@
     POST /v1/aggregation            the same for many meters behind one gateway: Forwarded… → Reply…, in order
     GET  /metrics                   counts of noes and rounds
 
-What a meter wants kept is durable in the fleet's store before its answer leaves; what many want, in one transaction.
+What a meter wants kept is durable in the fleet's store before its answer leaves; what many want, in one transaction. A
+message to many is decoded once, and so are a receipt's signatures checked: the processor is the gateway's here.
 """
 
 import asyncio
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import process_time
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -29,10 +29,12 @@ from bcami.aggregation.records import (
     TO_HEAD_END_CODEC,
     TO_METER_CODEC,
     RosterNotice,
+    RoundCall,
+    ToMeter,
 )
 from bcami.aggregation.rehearsal import Traffic
 from bcami.ami.aggregation_metrics import METER, AggregationMetrics
-from bcami.ami.fleet import Fleet
+from bcami.ami.meter import Meter
 from bcami.ami.outbox import AGGREGATION, Write
 from bcami.ami.transcript import Transcript
 from bcami.codec import Codec
@@ -47,10 +49,28 @@ Readings = Mapping[int, int]
 """Start of an interval, Unix seconds → energy units."""
 
 
-class Forwarded(msgspec.Struct, frozen=True, array_like=True):
-    """A message to one of a gateway's meters."""
+_YIELD_EVERY: Final = 8
+CALLS_MAX: Final = 64
+"""Messages that are posted together, each to one meter."""
 
-    hid: Hash
+
+class MeterStore(Protocol):
+    """What a host of meters needs of a fleet: keys, and what they keep."""
+
+    def meter(self, meter_id: str) -> Meter:
+        """Return a meter. Raises InputError when there is none of that id."""
+
+    def kept(self, table: bytes, prefix: bytes) -> dict[bytes, bytes]:
+        """Return the records of a table under a prefix."""
+
+    async def keep(self, writes: Iterable[Write]) -> None:
+        """Return when the writes are durable."""
+
+
+class Forwarded(msgspec.Struct, frozen=True, array_like=True):
+    """A message to one or several of a gateway's meters."""
+
+    hids: Annotated[tuple[Hash, ...], msgspec.Meta(min_length=1, max_length=CALLS_MAX)]
     message: Annotated[bytes, msgspec.Meta(max_length=4 * MIB)]
 
 
@@ -61,8 +81,10 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     data: Annotated[bytes, msgspec.Meta(max_length=MIB)]
 
 
-CALLS_CODEC: Final[Codec[tuple[Forwarded, ...]]] = Codec(tuple[Forwarded, ...], 16 * MIB)
-REPLIES_CODEC: Final[Codec[tuple[Reply, ...]]] = Codec(tuple[Reply, ...], 16 * MIB)
+_Calls = Annotated[tuple[Forwarded, ...], msgspec.Meta(max_length=CALLS_MAX)]
+_Replies = Annotated[tuple[Reply, ...], msgspec.Meta(max_length=CALLS_MAX)]
+CALLS_CODEC: Final[Codec[tuple[Forwarded, ...]]] = Codec(_Calls, 16 * MIB)
+REPLIES_CODEC: Final[Codec[tuple[Reply, ...]]] = Codec(_Replies, 16 * MIB)
 
 
 class _Given(NamedTuple):
@@ -79,7 +101,7 @@ class MeterHost:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: MeterStore,
         meter_ids: Mapping[bytes, str],
         readings: Mapping[str, Readings],
         reader: GenesisReader,
@@ -93,11 +115,14 @@ class MeterHost:
         self.transcript: Transcript | None = None
         """Where messages are noted."""
         self._meters = {hid: self._make(hid, meter_id, reader, policy) for hid, meter_id in meter_ids.items()}
-        self.is_down: Callable[[bytes, int], bool] = lambda _hid, _answered: False
-        """Tells, of a meter and how often it answered in this round, whether it is gone: for trials of drop-outs."""
-        self._answered: Counter[bytes] = Counter()
+        self.is_down: Callable[[bytes, bool], bool] = lambda _hid, _is_later: False
+        """Tells, of a meter and whether a round goes on after its contribution, if it is gone: for trials."""
         self.traffic = {hid: Traffic() for hid in meter_ids}
+        """Without the rosters."""
         self.cpu_s = 0.0
+        """Of the meters' own steps in rounds."""
+        self.roster_cpu_s = 0.0
+        """Of taking rosters and agreeing on keys."""
 
     def application(self) -> Starlette:
         return Starlette(
@@ -107,10 +132,6 @@ class MeterHost:
                 self._metrics.route(),
             ]
         )
-
-    def new_round(self) -> None:
-        """Forget how often meters answered."""
-        self._answered.clear()
 
     def _make(self, hid: bytes, meter_id: str, reader: GenesisReader, policy: Policy) -> MaskedMeter:
         session = self._fleet.meter(meter_id).session
@@ -129,7 +150,7 @@ class MeterHost:
         body = await self._body(request, TO_METER_CODEC.bytes_max)
         if isinstance(body, Response):
             return body
-        given = self._receive(hid, body)
+        given = self._receive(hid, _decoded(body), body)
         await self._fleet.keep(given.writes)
         if given.reason is not None:
             return self._refuse(given.status, given.reason)
@@ -143,10 +164,15 @@ class MeterHost:
             calls = CALLS_CODEC.decode(body)
         except MalformedError:
             return self._refuse(400, Reason.MALFORMED)
+        if sum(len(call.hids) for call in calls) > CALLS_MAX:
+            return self._refuse(413, Reason.OVERSIZED)
         all_given: list[_Given] = []
         for call in calls:
-            all_given.append(self._receive(call.hid, call.message))
-            await asyncio.sleep(0)
+            message = _decoded(call.message)
+            for hid in call.hids:
+                all_given.append(self._receive(hid, message, call.message))
+                if len(all_given) % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
         await self._fleet.keep([write for given in all_given for write in given.writes])
         for given in all_given:
             if given.reason is not None:
@@ -162,31 +188,31 @@ class MeterHost:
         except ClientDisconnect:
             return self._refuse(400, Reason.MALFORMED)
 
-    def _receive(self, hid: bytes, body: bytes) -> "_Given":
+    def _receive(self, hid: bytes, message: ToMeter | None, body: bytes) -> "_Given":
         """Let a meter take a message; nothing of what it answers may leave before its writes are durable."""
         meter = self._meters.get(hid)
         if meter is None:
             return _Given(404, reason=Reason.NOT_A_MEMBER)
-        try:
-            message = TO_METER_CODEC.decode(body)
-        except MalformedError:
+        if message is None:
             return _Given(400, reason=Reason.MALFORMED)
-        if self.is_down(hid, self._answered[hid]):
+        if self.is_down(hid, not isinstance(message, RosterNotice | RoundCall)):
             return _Given(503)  # as if nobody were there: a trial, not a refusal
         if self.transcript is not None:
             self.transcript.note(hid.hex(), "head-end", type(message).__name__, body)
         began = process_time()
         answer = meter.receive(message, self._readings[hid].get, os.urandom(32))
-        self.cpu_s += process_time() - began
+        spent = process_time() - began
         writes = tuple(Write(AGGREGATION, hid + key, value) for key, value in answer.writes)
         traffic = self.traffic[hid]
-        if not isinstance(message, RosterNotice):
+        if isinstance(message, RosterNotice):
+            self.roster_cpu_s += spent
+        else:
+            self.cpu_s += spent
             traffic.received += 1
-        traffic.received_bytes += len(body)
+            traffic.received_bytes += len(body)
         if answer.message is None:
             return _Given(204, writes=writes)
         data = TO_HEAD_END_CODEC.encode(answer.message)
-        self._answered[hid] += 1
         traffic.sent += 1
         traffic.sent_bytes += len(data)
         return _Given(200, data, writes)
@@ -194,3 +220,11 @@ class MeterHost:
     def _refuse(self, status: int, reason: Reason) -> Response:
         self._metrics.no(METER, reason)
         return JSONResponse({"reason": reason, "explanation": explain(reason)}, status_code=status)
+
+
+def _decoded(body: bytes) -> ToMeter | None:
+    """Return a message, or None when the bytes are none."""
+    try:
+        return TO_METER_CODEC.decode(body)
+    except MalformedError:
+        return None

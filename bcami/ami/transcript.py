@@ -1,6 +1,5 @@
 """What each party of an aggregation saw, message by message: one JSON line each, for whoever wants to check."""
 
-import json
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,8 @@ class Transcript:
         self._file = path.open("w", encoding="ascii")
         self._lines = 0
         self._written: dict[bytes, int] = {}
+        self._last: tuple[bytes | None, int] = (None, 0)
+        """The last message and the line of it: what goes to many comes again and again."""
 
     def __enter__(self) -> Self:
         return self
@@ -29,7 +30,9 @@ class Transcript:
     def note(self, at: str, sender: str, kind: str, data: bytes) -> None:
         """Note that party `at` took a message."""
         self._lines += 1
-        line: dict[str, str | int] = {"at": at, "from": sender, "kind": kind}
-        first = self._written.setdefault(sha256(data).digest(), self._lines)
-        line |= {"bytes": data.hex()} if first == self._lines else {"same_as": first}
-        self._file.write(json.dumps(line) + "\n")
+        last, first = self._last
+        if data is not last:
+            first = self._written.setdefault(sha256(data).digest(), self._lines)
+            self._last = (data, first)
+        shown = f'"bytes": "{data.hex()}"' if first == self._lines else f'"same_as": {first}'
+        self._file.write(f'{{"at": "{at}", "from": "{sender}", "kind": "{kind}", {shown}}}\n')

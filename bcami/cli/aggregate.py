@@ -49,6 +49,10 @@ def aggregate(
         typer.Option("--costs", metavar="N,N,…", help="Only measure what rounds of these sizes cost."),
     ] = "",
     seed: Annotated[int, typer.Option(help="Draws who drops out.")] = 0,
+    processes: Annotated[
+        int,
+        typer.Option(min=0, max=64, metavar="N", help="Play the meters in so many processes; 0: one for each CPU."),
+    ] = 0,
     home: Home = HOME_DEFAULT,
     json: Json = False,
 ) -> None:
@@ -63,7 +67,7 @@ def aggregate(
 
     from bcami.cli.own_network import network_for_run
     from bcami.errors import InputError
-    from bcami.model.aggregation import MASKED, NO_NOISE, RING, Noise
+    from bcami.model.aggregation import MASKED, NO_NOISE, RING, Mode, Noise
     from bcami.units import ENERGY_UNITS_PER_KWH
 
     if costs:
@@ -80,8 +84,10 @@ def aggregate(
     from bcami.cli.aggregate_screen import show_report
     from bcami.processes.aggregation import check_group
     from bcami.processes.aggregation_place import AggregateOptions
+    from bcami.processes.cpu import cores
 
-    options = AggregateOptions(group, "masked" if mode == MASKED else "ring", intervals, dropouts, noise, seed)
+    kind: Mode = "masked" if mode == MASKED else "ring"
+    options = AggregateOptions(group, kind, intervals, dropouts, noise, seed, processes or cores())
     check_group(options, len(readings))
     with network_for_run(home_paths(home), "aggregate", lambda _: None) as place:
         report = _run(place, options, readings)

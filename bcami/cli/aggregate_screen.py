@@ -17,9 +17,12 @@ def show_report(report: AggregateReport, absent: Sequence[str], run: Path) -> No
     """Print a run. `absent` are the meters that were asked for and have no reading at that time."""
     _show_rounds(report)
     SCREEN.line()
+    for loss in report.lost:
+        SCREEN.line(f"lost           {loss}")
     _show_left_out(report, absent)
     _show_costs(report)
-    SCREEN.line(f"what each saw  {run / 'transcript.jsonl'}")
+    files = "transcript*.jsonl" if report.processes else "transcript.jsonl"
+    SCREEN.line(f"what each saw  {run / files}")
 
 
 def _show_rounds(report: AggregateReport) -> None:
@@ -30,8 +33,9 @@ def _show_rounds(report: AggregateReport) -> None:
         told = "-" if item.energy is None else energy_to_text(item.energy)
         true = "-" if item.true_energy is None else energy_to_text(item.true_energy)
         when = half_hour_text(item.first_s)
-        rows.append((item.round, when, item.reason.value, item.contributors, told, true, item.is_proven, item.seconds))
-    SCREEN.table(("round", "half-hour", "ended", "members", "sum kWh", "true kWh", "proven", "seconds"), rows)
+        took = (item.seconds, item.cpu_s)
+        rows.append((item.round, when, item.reason.value, item.contributors, told, true, item.is_proven, *took))
+    SCREEN.table(("round", "half-hour", "ended", "members", "sum kWh", "true kWh", "proven", "seconds", "CPU s"), rows)
     for item in report.rounds:
         if item.explanation:
             SCREEN.line(f"round {item.round} has no sum: {item.explanation}")
@@ -85,6 +89,12 @@ def _show_costs(report: AggregateReport) -> None:
         f"{report.bytes_sent_per_meter:,.0f} B sent, {report.bytes_received_per_meter:,.0f} B received, "
         f"{report.cpu_ms_per_meter:.2f} ms of CPU"
     )
+    if report.setup is not None:
+        setup = report.setup
+        SCREEN.line(
+            f"beforehand     {setup.agreements} key agreements and a roster of {setup.roster_bytes:,} B at each meter, "
+            f"{setup.meter_ms:.2f} ms of CPU; {setup.seconds:.1f} s for all, {setup.cpu_s:.1f} s of CPU"
+        )
     if report.head_end_cpu_ms:
         SCREEN.line(f"head-end       {report.head_end_cpu_ms:,.1f} ms of CPU a round")
     SCREEN.line(f"on the chain   {report.transactions} transactions, {report.transaction_bytes:,} B")

@@ -220,10 +220,9 @@ def empty_roster_digest(chain: bytes, roster: int) -> bytes:
 
 def roster_digest(before: bytes, members: tuple[RosterMember, ...]) -> bytes:
     """Return the digest after one more part."""
-    state = sha256(b"bcami/aggregation/roster_part/1" + before + u64(len(members)))
-    for member in members:
-        state.update(member.hid + u64(member.session) + member.public_key + member.kem_key)
-    return state.digest()
+    listed = [member.hid + u64(member.session) + member.public_key + member.kem_key for member in members]
+    head = b"bcami/aggregation/roster_part/1" + before + u64(len(members))
+    return sha256(head + b"".join(listed)).digest()
 
 
 def whole_roster_digest(chain: bytes, roster: int, members: tuple[RosterMember, ...]) -> bytes:
@@ -256,7 +255,9 @@ def reveal_digest(
     chain: bytes, epoch: int, round_number: int, wave: int, hid: bytes, revealed: tuple[tuple[int, bytes], ...]
 ) -> bytes:
     """Return what a member signs of a reveal: (member, secret) of each."""
-    listed = b"".join([index.to_bytes(8, "big") + prefixed(secret) for index, secret in revealed])
+    listed = b"".join(
+        [index.to_bytes(8, "big") + len(secret).to_bytes(4, "big") + secret for index, secret in revealed]
+    )
     return digest(
         b"bcami/aggregation/reveal/1", chain, epoch, u64(round_number), u64(wave), hid, u64(len(revealed)), listed
     )

@@ -74,6 +74,7 @@ class Reason(StrEnum):
     MEMBER_TWICE = "member_twice"
     GROUP_TOO_SMALL = "group_too_small"
     GROUP_TOO_ALIKE = "group_too_alike"
+    OTHER_GROUP = "other_group"
     INTERVAL_SPENT = "interval_spent"
     BUDGET_SPENT = "budget_spent"
     ROUND_NOT_ABOVE = "round_not_above"
@@ -194,6 +195,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.MEMBER_TWICE: "a member is named twice, or the HIDs do not rise",
         Reason.GROUP_TOO_SMALL: "so few contributors would not hide a single one",
         Reason.GROUP_TOO_ALIKE: "the sums of two such alike groups would tell what a few members used",
+        Reason.OTHER_GROUP: "the meter was in a sum over another group within a day: the two could differ by a few",
         Reason.INTERVAL_SPENT: "the meter has given its reading of this interval to a sum already",
         Reason.BUDGET_SPENT: "the meter's privacy budget for this time is used up",
         Reason.ROUND_NOT_ABOVE: "the round's number is not above the last one: it is stale",

@@ -22,6 +22,7 @@ from bcami.errors import InputError
 from bcami.model.aggregation import MASKED, RING
 from bcami.model.genesis import Genesis
 from bcami.paths import HomePaths
+from bcami.processes.aggregation_gateways import meters_in_use
 from bcami.processes.aggregation_masked import run_masked
 from bcami.processes.aggregation_place import AggregateOptions, Place
 from bcami.processes.aggregation_report import AggregateReport
@@ -43,8 +44,9 @@ async def run_aggregation(
 ) -> AggregateReport:
     """Sum the intervals over the meters of `readings`, which are enrolled and have sessions.
 
-    Leaves `transcript.jsonl` and `metrics.prom` in the run's folder. Raises InputError for a group that cannot be, and
-    when every interval was summed before.
+    Leaves `transcript.jsonl` (in masked mode one more for each process of meters) and `metrics.prom` in the run's
+    folder. Raises InputError for a group that cannot be, and when every interval was summed before; EnvironmentFault
+    when another run uses these meters.
     """
     roster = Roster.from_genesis(genesis)
     meter_ids = {fleet.meter(meter_id).party.hid: meter_id for meter_id in readings}
@@ -55,9 +57,24 @@ async def run_aggregation(
     history = AggregationHistory(chain, nodes, roster)
     metrics = AggregationMetrics()
     try:
-        with Transcript(run / "transcript.jsonl") as transcript:
-            place = Place(options, fleet, chain, history, roster, meter_ids, readings, transcript, metrics, show)
-            return await (run_masked(place) if options.mode == MASKED else run_ring(place))
+        async with meters_in_use(home) as lock:
+            with Transcript(run / "transcript.jsonl") as transcript:
+                place = Place(
+                    options,
+                    home,
+                    run,
+                    lock,
+                    fleet,
+                    chain,
+                    history,
+                    roster,
+                    meter_ids,
+                    readings,
+                    transcript,
+                    metrics,
+                    show,
+                )
+                return await (run_masked(place) if options.mode == MASKED else run_ring(place))
     finally:
         (run / "metrics.prom").write_bytes(metrics.exposition())
         await courier.close()

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -25,6 +26,7 @@ from bcami.errors import ExpectationError, InputError
 from bcami.model.aggregation import MASKED, Mode, Noise, VoidArgument
 from bcami.model.api import TransactionProof
 from bcami.model.reasons import Reason
+from bcami.paths import HomePaths
 from bcami.processes.aggregation_report import SummedBefore, half_hour_text, name_of
 from bcami.units import HALF_HOUR_S
 
@@ -45,6 +47,8 @@ class AggregateOptions(msgspec.Struct, frozen=True):
     noise: Noise
     seed: int = 0
     """Draws who drops out."""
+    processes: int = 1
+    """That play the meters, in masked mode, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,11 @@ class Place:
     """A group on a network."""
 
     options: AggregateOptions
+    home: HomePaths
+    run: Path
+    """Folder of what the run leaves behind."""
+    lock: int
+    """File that says that these meters are in use, for processes that play them."""
     fleet: Fleet
     chain: AggregationChain
     history: AggregationHistory
@@ -106,7 +115,9 @@ async def look_back(place: Place, missing_max: int) -> Ahead:
             await place.chain.submit("void", VoidArgument(item.number, Reason.TIMED_OUT))
     skipped: dict[int, EarlierRound] = {}
     for first_s in options.intervals:
-        against = [item for item in earlier if item.hids & members and item.stands_against(first_s, options.mode)]
+        against = [
+            item for item in earlier if item.hids & members and item.stands_against(first_s, options.mode, members)
+        ]
         if len(frozenset().union(*(item.hids for item in against)) & members) > missing_max:
             skipped[first_s] = max(against, key=lambda item: len(item.hids & members))
     left = tuple(first_s for first_s in options.intervals if first_s not in skipped)
@@ -118,11 +129,11 @@ async def look_back(place: Place, missing_max: int) -> Ahead:
             f"nothing is left to sum: {summed[0].text}",
             where="--from, --to, --rounds",
             likely="an earlier run on this network",
-            do=f"choose other half-hours, such as --from {_free_from(list(skipped.values()), options)}",
+            do=f"choose other half-hours, such as --from {_free_from(list(skipped.values()), options, members)}",
         )
     voids = []
     for item in earlier:
-        is_over = any(item.view.start.first_s <= first_s < _end_s(item) for first_s in left)
+        is_over = any(item.view.start.first_s <= first_s < _end_s(item) for first_s in left) or item.group != members
         if is_over and not item.is_ring and not item.hids:
             proof = await place.history.ending(item.number)
             if proof is not None:
@@ -137,14 +148,16 @@ def _end_s(item: EarlierRound) -> int:
 def _why(first_s: int, item: EarlierRound, options: AggregateOptions) -> str:
     when = half_hour_text(first_s)
     if item.view.start.mode == options.mode:
+        if not item.view.start.first_s <= first_s < _end_s(item):
+            return f"{when} is within a day of {name_of(item)}; within a day a meter is in sums over one group only"
         return f"{when} is in {name_of(item)}; a meter gives each reading to one sum only"
     kinds = "ring and masked" if options.mode == MASKED else "masked and ring"
     return f"{when} is within a day of {name_of(item)}; within a day a meter does not take part in {kinds} sums both"
 
 
-def _free_from(found: Sequence[EarlierRound], options: AggregateOptions) -> str:
+def _free_from(found: Sequence[EarlierRound], options: AggregateOptions, members: frozenset[bytes]) -> str:
     """Return a time from which on none of these rounds stands against a sum."""
-    apart_s = 0 if all(item.view.start.mode == options.mode for item in found) else _DAY_S
+    apart_s = 0 if all(item.view.start.mode == options.mode and item.group == members for item in found) else _DAY_S
     return half_hour_text(max(map(_end_s, found)) + apart_s).replace(" ", "T")
 
 
@@ -155,8 +168,8 @@ def digest_of(proof: TransactionProof) -> bytes:
 
 
 @asynccontextmanager
-async def served(application: Starlette) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve an application on a free loopback port while the block runs; yields a client for it."""
+async def served(application: Starlette) -> AsyncIterator[str]:
+    """Serve an application on a free loopback port while the block runs; yields its address."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         host, port = listener.getsockname()[:2]
         config = uvicorn.Config(application, log_config=None, lifespan="off", access_log=False)
@@ -164,12 +177,13 @@ async def served(application: Starlette) -> AsyncIterator[httpx.AsyncClient]:
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            async with httpx.AsyncClient(
-                base_url=f"http://{host}:{port}",
-                trust_env=False,
-                limits=httpx.Limits(max_connections=64, max_keepalive_connections=64),
-            ) as http:
-                yield http
+            yield f"http://{host}:{port}"
         finally:
             server.should_exit = True
             await serving
+
+
+def client(url: str) -> httpx.AsyncClient:
+    """Return a client for what is served there."""
+    limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+    return httpx.AsyncClient(base_url=url, trust_env=False, limits=limits)

@@ -29,6 +29,8 @@ class RoundReport(msgspec.Struct, frozen=True):
     is_proven: bool
     """The contract checked every signature and the sum."""
     seconds: float
+    cpu_s: float = 0.0
+    """CPU time of head-end and meters together; the nodes' is not in it."""
     explanation: str = ""
     """Of a void round: what was missing, and what it stands against."""
 
@@ -56,6 +58,20 @@ class SummedBefore(msgspec.Struct, frozen=True):
     text: str
 
 
+class Setup(msgspec.Struct, frozen=True):
+    """What came before the first round: the roster went to all members, who agreed on keys with their neighbours."""
+
+    seconds: float
+    cpu_s: float
+    """Of head-end and meters together."""
+    roster_bytes: int
+    """To each meter."""
+    agreements: int
+    """Of keys, at each meter, on average."""
+    meter_ms: float
+    """CPU time of a meter's own steps, on average."""
+
+
 class AggregateReport(msgspec.Struct, frozen=True):
     """What came of it."""
 
@@ -68,7 +84,7 @@ class AggregateReport(msgspec.Struct, frozen=True):
     """Sent by a meter in a round, on average; without the setup of a ring."""
     bytes_sent_per_meter: float
     bytes_received_per_meter: float
-    """Of all messages of the run, by number of rounds."""
+    """In a round; without a masked round's roster, which comes before."""
     cpu_ms_per_meter: float
     """Of one round, without HTTP."""
     head_end_cpu_ms: float
@@ -79,6 +95,12 @@ class AggregateReport(msgspec.Struct, frozen=True):
     """What each kind of party turned down: party → reason → how often."""
     left_out: tuple[LeftOut, ...] = ()
     summed_before: tuple[SummedBefore, ...] = ()
+    processes: int = 0
+    """That played the meters; 0: the command itself did."""
+    lost: tuple[str, ...] = ()
+    """Those of them that ended too early."""
+    setup: "Setup | None" = None
+    """Masked mode only."""
 
     @property
     def is_exact(self) -> bool:
@@ -107,7 +129,7 @@ def explain_void(masked: MaskedRound, reason: Reason, members: int, contributors
     if masked.alike is not None:
         return (
             f"its contributors would differ from those of round {masked.alike.earlier} by {masked.alike.differ}; "
-            "within a day they must be the same, or differ by 8 or more: sum the same meters again, or another day"
+            "within a day 8 or more come and go together: sum the same meters again, or another day"
         )
     missing = masked.left_out()
     if reason is Reason.GROUP_TOO_SMALL:

@@ -25,7 +25,7 @@ from bcami.model.aggregation import (
     VoidArgument,
 )
 from bcami.model.reasons import Reason
-from bcami.processes.aggregation_place import READING_MAX, Place, digest_of, look_back, served
+from bcami.processes.aggregation_place import READING_MAX, Place, client, digest_of, look_back, served
 from bcami.processes.aggregation_report import AggregateReport, LeftOut, RoundReport, means
 
 _RING_S: Final = 120.0
@@ -47,7 +47,7 @@ async def run_ring(place: Place) -> AggregateReport:
     silent, leaving = place.dropping()
     rounds = _Rounds(place, parties, supplier, memories)
     sent_before = 0
-    async with served(parties.application()) as http:
+    async with served(parties.application()) as url, client(url) as http:
         parties.connect(http)
         try:
             await _form(place, parties, supplier, by_address)
@@ -125,7 +125,7 @@ class _Rounds:
     async def run(self, start: StartArgument) -> None:
         """Run one round to its end, record it, and note what became of it."""
         place, parties, supplier = self._place, self._parties, self._supplier
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         proof = await place.chain.submit("start", start)
         if isinstance(proof, Reason):
             raise ExpectationError(f"round {start.round} was not opened: {proof}")
@@ -143,11 +143,13 @@ class _Rounds:
             outcome = await place.chain.submit("void", VoidArgument(start.round, reason))
         if isinstance(outcome, Reason):
             raise ExpectationError(f"the end of round {start.round} was not recorded: {outcome}")
-        seconds = time.perf_counter() - began
+        seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
         place.metrics.ended(RING, reason, seconds)
-        await self._report(start, reason, total, count, seconds)
+        await self._report(start, reason, total, count, (seconds, cpu_s))
 
-    async def _report(self, start: StartArgument, reason: Reason, total: int, count: int, seconds: float) -> None:
+    async def _report(
+        self, start: StartArgument, reason: Reason, total: int, count: int, took: tuple[float, float]
+    ) -> None:
         place, down = self._place, self._parties.down
         is_valid = reason is Reason.VALID
         # The ring does not say who took part; with drop-outs it is those who are there.
@@ -164,7 +166,8 @@ class _Rounds:
                 true_energy=place.true_energy(hids, start.first_s) if is_valid and is_same else None,
                 contributors=count,
                 is_proven=await place.recorded_as(start.round, (total,) if is_valid else (), count),
-                seconds=round(seconds, 3),
+                seconds=round(took[0], 3),
+                cpu_s=round(took[1], 3),
                 explanation="" if is_valid else "a member that does not answer breaks the ring; it forms again without",
             )
         )

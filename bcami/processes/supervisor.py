@@ -122,7 +122,7 @@ class Supervisor:
             status = child.poll()
             if status is not None:
                 self._forget(name)
-                gone.append((name, _how_it_ended(status)))
+                gone.append((name, how_it_ended(status)))
         return gone
 
     def _start(self, chosen: Sequence[Service], report: Callable[[Readiness], None], ready_s: float) -> list[Readiness]:
@@ -138,7 +138,7 @@ class Supervisor:
                     status = self._children[service.name].poll()
                     seconds = time.monotonic() - began
                     if status is not None:
-                        raise _not_ready(service, offsets[service.name], _how_it_ended(status))
+                        raise _not_ready(service, offsets[service.name], how_it_ended(status))
                     if _is_ready(client, service):
                         waiting.remove(service)
                         pid = self._children[service.name].pid
@@ -271,7 +271,7 @@ def _not_ready(service: Service, offset: int, how: str) -> EnvironmentFault:
     )
 
 
-def _how_it_ended(status: int) -> str:
+def how_it_ended(status: int) -> str:
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
     return f"ended with exit code {status}"

@@ -128,7 +128,8 @@ def peeled(street: Rehearsal, item: Contribution, target: int, colluding, contex
         mask = stream(keys.mask_seed)
         left = (left - mask if target < member else left + mask) % 2**64
         sealed = item.shares[street.group.graph[target].index(member)]
-        shares[member + 1] = keys.open_share(sealed, is_up=target < member)
+        share = keys.open_share(sealed, is_up=target < member)
+        shares[street.group.ranks[target][member]] = int.from_bytes(share, "big")
     return left, shares
 
 

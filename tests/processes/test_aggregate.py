@@ -31,8 +31,11 @@ def leaks(messages: list[bytes], values: list[int]) -> list[int]:
 
 
 def seen(cluster: Cluster) -> list[dict[str, str]]:
-    lines = [json.loads(line) for line in (finished(cluster) / "transcript.jsonl").read_text().splitlines()]
-    return [line if "bytes" in line else line | {"bytes": lines[line["same_as"] - 1]["bytes"]} for line in lines]
+    found = []
+    for path in sorted(finished(cluster).glob("transcript*.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found += [line if "bytes" in line else line | {"bytes": lines[line["same_as"] - 1]["bytes"]} for line in lines]
+    return found
 
 
 def finished(cluster: Cluster) -> Path:

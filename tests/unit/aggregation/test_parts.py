@@ -1,5 +1,6 @@
 """Shamir, masks, graph, bounds and noise, each against something independent of it."""
 
+import hmac
 import itertools
 import math
 import random
@@ -13,7 +14,8 @@ from bcami.aggregation.dice import Dice
 from bcami.aggregation.graph import draw_graph, draw_plan
 from bcami.aggregation.masks import MaskSum, PairKey, signed, values_of
 from bcami.aggregation.noise import bernoulli_exp, geometric, noise_share, rounded
-from bcami.aggregation.shamir import PRIME, SECRET_BITS, combine, split
+from bcami.aggregation.shamir import PLACES_MAX, PRIME, SECRET_BITS, combine, split
+from bcami.crypto import hkdf, native
 from bcami.crypto.commitments import ORDER, commit, generator, opens
 from bcami.crypto.hpke import KemSecretKey
 from bcami.crypto.points import point_sum
@@ -24,19 +26,40 @@ def kem(name: bytes) -> KemSecretKey:
     return KemSecretKey.generate(name * 32)
 
 
+def numbered(shares: list[bytes]) -> dict[int, int]:
+    return {place: int.from_bytes(share, "big") for place, share in enumerate(shares, 1)}
+
+
 class TestShamir:
     def test_any_threshold_of_shares_gives_the_secret(self):
         dice = Dice(b"shares")
         secret = dice.bits(SECRET_BITS)
-        places = [3, 1, 900, 17, 5000, 42]
-        shares = dict(zip(places, split(secret, 4, places, dice), strict=True))
-        for chosen in itertools.combinations(places, 4):
+        shares = numbered(split(secret, 4, 7, dice))
+        for chosen in itertools.combinations(shares, 4):
             assert combine({place: shares[place] for place in chosen}) == secret
+
+    @pytest.mark.parametrize(("threshold", "count"), [(1, 1), (2, 3), (42, 70), (500, PLACES_MAX)])
+    def test_shares_are_values_of_one_polynomial(self, threshold, count):
+        """The shares come from matrices of doubles: here from Horner's rule over the integers."""
+        data = Dice(b"polynomial").bits(128 * (threshold - 1)).to_bytes(16 * (threshold - 1), "little")
+        drawn = [int.from_bytes(data[at : at + 16], "little") & PRIME for at in range(0, len(data), 16)]
+        for secret in (0, 2**SECRET_BITS - 1):
+            shares = numbered(split(secret, threshold, count, Dice(b"polynomial")))
+            for place in {1, 2, count // 2 + 1, count - 1, count} & shares.keys():
+                value = 0
+                for coefficient in [*reversed(drawn), secret]:
+                    value = (value * place + coefficient) % PRIME
+                assert shares[place] == value
+
+    def test_weights_do_not_depend_on_how_many_places_are_missing(self):
+        """Few are missing below the highest place, or most are: two ways to the same weights."""
+        shares = numbered(split(77, 3, 500, Dice(b"far")))
+        for chosen in ((1, 2, 3), (1, 2, 4), (3, 400, 17), (500, 499, 498)):
+            assert combine({place: shares[place] for place in chosen}) == 77
 
     def test_fewer_fit_every_secret(self):
         """With t − 1 shares each secret has a polynomial that goes through them: nothing is told."""
-        dice = Dice(b"fewer")
-        shares = dict(zip([1, 2, 3], split(7, 3, [1, 2, 3], dice), strict=True))
+        shares = numbered(split(7, 3, 3, Dice(b"fewer")))
         for other in (0, 8, 2**SECRET_BITS - 1):
             # The third share that would make `other` the secret exists for any `other`.
             weight = combine({1: 0, 2: 0, 3: 1})
@@ -44,9 +67,9 @@ class TestShamir:
             assert combine({1: shares[1], 2: shares[2], 3: third}) == other
 
     def test_nonsense_is_refused(self):
-        for secret, threshold in ((1 << SECRET_BITS, 2), (-1, 2), (1, 4), (1, 0)):
+        for secret, threshold, count in ((1 << SECRET_BITS, 2, 3), (-1, 2, 3), (1, 4, 3), (1, 0, 3), (1, 2, 513)):
             with pytest.raises(ValueError):
-                split(secret, threshold, [1, 2, 3], Dice(b""))
+                split(secret, threshold, count, Dice(b""))
 
 
 class TestMasks:
@@ -56,11 +79,21 @@ class TestMasks:
         assert here.round_keys(b"r").mask_seed == there.round_keys(b"r").mask_seed
         assert here.round_keys(b"r").mask_seed != here.round_keys(b"s").mask_seed
         assert here.round_keys(b"r").mask_seed != PairKey(one, two.public_key, b"d").round_keys(b"r").mask_seed
-        sealed = here.round_keys(b"r").seal_share(77, is_up=True)
-        assert there.round_keys(b"r").open_share(sealed, is_up=True) == 77
+        share = (77).to_bytes(16, "big")
+        sealed = here.round_keys(b"r").seal_share(share, is_up=True)
+        assert there.round_keys(b"r").open_share(sealed, is_up=True) == share
         assert there.round_keys(b"r").open_share(sealed, is_up=False) is None
         assert there.round_keys(b"s").open_share(sealed, is_up=True) is None
         assert there.round_keys(b"r").open_share(sealed[:-1] + b"x", is_up=True) is None
+
+    def test_round_keys_are_a_block_of_hkdf(self):
+        """HKDF-Expand's first block is HMAC(key, info, 1) [RFC 5869], the key being what both extract."""
+        one, two = kem(b"1"), kem(b"2")
+        low, high = sorted((one.public_key, two.public_key))
+        agreed = one.shared_x(native.parse_uncompressed(two.public_key))
+        key = hkdf.extract(b"bcami/aggregation/pair/1" + b"c", agreed + low + high)
+        block = hmac.digest(key, b"context" + b"\x01", "sha512")
+        assert PairKey(one, two.public_key, b"c").round_keys(b"context").mask_seed == block[:16]
 
     def test_secrets_do_not_show(self):
         pair = PairKey(kem(b"1"), kem(b"2").public_key, b"c")
