@@ -1,22 +1,21 @@
 """kms: the MDMS's symmetric keys, what is sent to meters under them, and demand-response projects."""
 
-import contextlib
-import signal
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from bcami.cli.kms_dr import dr
+from bcami.cli.kms_listen import listen
 from bcami.cli.options import HOME_DEFAULT, Home, Json, home_paths
 from bcami.cli.screen import SCREEN
 
 if TYPE_CHECKING:
-    from bcami.kms import Accepted
     from bcami.paths import HomePaths
 
 kms = typer.Typer(no_args_is_help=True, help="Send to meters under symmetric keys; demand response; rotate, audit.")
 kms.add_typer(dr, name="dr")
+kms.command()(listen)
 
 HOUR_S: Final = 3_600
 _POLL_S: Final = 0.1
@@ -38,12 +37,27 @@ def status(home: Home = HOME_DEFAULT, json: Json = False) -> None:
     from bcami.cli.ask import mdms_get
 
     told = mdms_get(home_paths(home), "/v1/kms/status")
-    for name, value in told.items():
-        if name != "deliveries":
-            is_number = isinstance(value, int) and not isinstance(value, bool)
-            SCREEN.line(f"{name:<18}{value:,}" if is_number else f"{name:<18}{value}")
+    rekeying = told.get("rekeying")
+    degree = f", degree {told['degree']}" if rekeying == "lkh" else ""
+    projects = told["groups"] - 1
+    for name, said in (
+        ("epoch", told["epoch"] or "none is open yet: bcami logs mdms"),
+        ("profile", f"{told.get('profile')}, rekeying {rekeying}{degree}"),
+        ("meters", f"{told['meters']:,}, of which {told['meters_confirmed']:,} have keys of this epoch"),
+        ("projects", f"{projects:,}"),
+        ("streams", f"{told['streams']:,}"),
+        ("audit log", _audit_said(told)),
+    ):
+        SCREEN.line(f"{name:<11}{said}")
     _show_deliveries(told["deliveries"])
     SCREEN.result("bcami/kms_status/1", told)
+
+
+def _audit_said(told: dict[str, Any]) -> str:
+    anchored = f"{told['audit_length']:,} entries, {told['audit_anchored']:,} of them on the chain"
+    if told["audit_fault"] is not None:
+        return f"{anchored}; NOT what the chain has: {told['audit_fault']} (bcami kms audit)"
+    return anchored if told["audit_compared"] else f"{told['audit_length']:,} entries, not compared with the chain yet"
 
 
 @kms.command()
@@ -114,8 +128,10 @@ def delivery(
     told = mdms_get(paths, f"{path}/meters?limit={limit}")
     _show_deliveries([found])
     SCREEN.line()
-    rows = [(row["hid"], row["status"], row["latency_ms"]) for row in told["meters"]]
+    rows = [(row["meter_id"] or row["hid"], row["status"], row["latency_ms"]) for row in told["meters"]]
     SCREEN.table(("meter", "status", "ms"), rows)
+    if len(rows) == limit:
+        SCREEN.line(f"the first {limit}; more with --limit N")
     SCREEN.result("bcami/kms_delivery/1", {**found, **told})
 
 
@@ -181,19 +197,20 @@ def inbox(
     from bcami.cli.ask import mdms_get
 
     told = mdms_get(home_paths(home), f"/v1/kms/inbox?limit={limit}", as_operator=True)
-    SCREEN.table(
-        ("received", "meter", "what", "detail", "in time"),
-        [
-            (
-                _time(row["received_ms"]),
-                row["hid"][:16] + "…",
-                row["title"],
-                row["kind"] or f"{len(row['report']) // 2} bytes",
-                row["in_time"],
-            )
-            for row in told["received"]
-        ],
-    )
+    rows = [
+        (
+            _time(row["received_ms"]),
+            row["meter_id"] or row["hid"][:16] + "…",
+            row["title"],
+            row["kind"] or f"{len(row['report']) // 2} bytes",
+            "yes" if row["in_time"] else "no",
+        )
+        for row in told["received"]
+    ]
+    if rows:
+        SCREEN.table(("received", "meter", "what", "detail", "in time"), rows)
+    else:
+        SCREEN.line("no meter has sent anything yet; bcami kms listen --notify power_lost has those of this home do it")
     SCREEN.result("bcami/kms_inbox/1", told)
 
 
@@ -232,70 +249,10 @@ def audit(
             do="keep a copy of HOME/mdms; after the restore of a backup: bcami kms audit --resume",
         )
     anchored = told["anchored_length"]
-    said = f"and its first {anchored} are those that the chain has" if anchored else "none of them on the chain yet"
+    said = f"and up to entry {anchored} it is what the chain has" if anchored else "none of them on the chain yet"
     but = ", but for what is missing" if told["gaps"] else ""
     SCREEN.line(f"the log is whole{but}: {told['length']} entries, {said}")
     SCREEN.result("bcami/kms_audit/1", told)
-
-
-@kms.command()
-def listen(
-    seconds: Annotated[int, typer.Option(min=1, max=86_400, help="For how long.")] = 30,
-    home: Home = HOME_DEFAULT,
-    json: Json = False,
-) -> None:
-    """Carry the meters of this home's fleet: show what each takes and when. Ctrl-C ends it early.
-
-    Example: bcami kms listen --seconds 60
-    """
-    from bcami.cli.interrupt import run_command
-
-    taken, refused, refused_above = run_command(_listen(home_paths(home), seconds))
-    SCREEN.line(f"{len(taken)} messages")
-    for who, counts in (("the meters", refused), ("the MDMS", refused_above)):
-        if counts:
-            SCREEN.line(f"refused by {who}: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
-    SCREEN.result(
-        "bcami/kms_listen/1",
-        {"taken": [_taken_form(item) for item in taken], "refused": refused, "refused_above": refused_above},
-    )
-
-
-async def _listen(home: "HomePaths", seconds: int) -> "tuple[list[Accepted], dict[str, int], dict[str, int]]":
-    import asyncio
-
-    from bcami.ami.downstream import Downstream
-    from bcami.cli.meters import open_fleet
-    from bcami.client.head_end import HeadEndClient
-    from bcami.crypto.roster import Roster
-    from bcami.processes.home import open_home
-
-    network, genesis = open_home(home)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-    taken: list[Accepted] = []
-
-    def take(item: "Accepted") -> tuple[()]:
-        taken.append(item)
-        form = _taken_form(item)
-        SCREEN.line(f"{form['hid'][:16]}…  {form['message']:<16} {form['latency_ms']:>6} ms")
-        return ()
-
-    async with open_fleet(home) as opened:
-        meters = opened.fleet.in_session()
-        head_end = HeadEndClient(network.mdms.url)
-        roster = Roster.from_genesis(genesis)
-        profile = network.kms.profile
-        async with Downstream(
-            opened.fleet, roster, meters, head_end, take=take, now_ms=_now_ms, profile=profile
-        ) as downstream:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await stop.wait()
-            SCREEN.line(f"{downstream.confirmed} of {len(meters)} meters have keys")
-            refused = {str(reason): count for reason, count in downstream.refused.items()}
-            above = {str(reason): count for reason, count in downstream.refused_above.items()}
-    return taken, refused, above
 
 
 def _message(
@@ -345,7 +302,7 @@ def _show_deliveries(rows: list[dict[str, Any]]) -> None:
                 row["late"],
                 row["waiting"],
                 row["expired"],
-                f"{row['latency_ms_max']} ms",
+                f"{row['latency_ms_max']} ms" if row["delivered"] + row["late"] else "-",
                 f"{row['deadline_ms']:,} ms",
             )
             for row in rows
@@ -353,19 +310,5 @@ def _show_deliveries(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _taken_form(item: "Accepted") -> dict[str, Any]:
-    return {
-        "hid": item.hid.hex(),
-        "message": str(item.payload.__struct_config__.tag),
-        "sent_ms": item.sent_ms,
-        "latency_ms": item.received_ms - item.sent_ms,
-        "in_time": item.in_time,
-    }
-
-
 def _time(ms: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ms // 1000))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

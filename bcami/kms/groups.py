@@ -228,10 +228,10 @@ class GroupBook:
         self._save_leaves(step, group, change.leaves)
         self._save_nodes(step, group, change.nodes)
         self._next_version(step, group, None if change.is_multicast else draw)
-        self._tell(step, group, before, change, signer)
-        for member in leaves:
+        for member in leaves:  # first, so that the rekeying is nothing to them any more
             record = self._roll.numbered(member)
             self._roll.send(step, record.hid, Dismissed(group.number, group.version))
+        self._tell(step, group, before, change, signer)
         return joins
 
     def _tell(self, step: Step, group: Group, before: int, change: Change, signer: Signer) -> None:

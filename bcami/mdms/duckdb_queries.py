@@ -69,6 +69,11 @@ class DuckDbQueries:
                 rows = connection.execute("select number from meters where lower(hex(hid)) = ?", [name]).fetchall()
             return _summaries(connection, [rows[0][0]])[0] if rows else None
 
+    def names_of(self, hids: Sequence[bytes]) -> dict[bytes, str]:
+        query = "select hid, meter_id from directory where hid in (select unnest(?::BLOB[]))"
+        with self._snapshot() as connection:
+            return {bytes(hid): name for hid, name in connection.execute(query, [list(hids)]).fetchall()}
+
     def meters(self, after: int, limit: int) -> list[MeterSummary]:
         with self._snapshot() as connection:
             rows = connection.execute(

@@ -22,7 +22,7 @@ from bcami.kms.messages import (
     RemoteControl,
 )
 from bcami.mdms.access import Operator, Reader
-from bcami.mdms.kms_routes import kms_of
+from bcami.mdms.kms_routes import kms_of, named
 from bcami.mdms.kms_service import KmsService
 from bcami.mdms.service import MdmsService
 from bcami.model.reasons import Reason, explain
@@ -92,7 +92,7 @@ async def send(request: Request, service: Operator, form: SendForm) -> dict[str,
 
     sent = await kms.send(work)
     if isinstance(sent, Reason):
-        raise _refused(sent)
+        raise _refused(sent, form.meter)
     return {"epoch": sent.epoch, "number": sent.number}
 
 
@@ -107,10 +107,10 @@ async def delivery(request: Request, _: Reader, epoch: int, number: int) -> dict
 
 @router.get("/deliveries/{epoch}/{number}/meters")
 async def delivery_meters(
-    request: Request, _: Reader, epoch: int, number: int, limit: Annotated[int, Query(ge=1, le=METERS_MAX)] = 100
+    request: Request, service: Reader, epoch: int, number: int, limit: Annotated[int, Query(ge=1, le=METERS_MAX)] = 100
 ) -> dict[str, Any]:
     """Return what became of a delivery at each meter, who still waits first."""
-    return {"meters": await kms_of(request).delivery_meters(DeliveryId(epoch, number), limit)}
+    return {"meters": await named(service, await kms_of(request).delivery_meters(DeliveryId(epoch, number), limit))}
 
 
 class ProjectForm(BaseModel):
@@ -170,7 +170,11 @@ async def _change(
     kms: KmsService, service: MdmsService, project: int, form: MemberForm, *, join: bool
 ) -> dict[str, Any]:
     hid = service.hid_of(form.meter)
-    await _command(kms, lambda: kms.server.change(hid, project, kms.now_ms(), kms.entropy(), join=join))
+
+    def work() -> Step:
+        return kms.server.change(hid, project, kms.now_ms(), kms.entropy(), join=join)
+
+    await _command(kms, work, form.meter)
     return {"hid": hid.hex(), "project": project}
 
 
@@ -217,13 +221,14 @@ async def resume_audit(request: Request, _: Operator) -> dict[str, Any]:
     return {"resumed": True}
 
 
-async def _command(kms: KmsService, work: Callable[[], Step]) -> None:
+async def _command(kms: KmsService, work: Callable[[], Step], meter: str | None = None) -> None:
     reason = await kms.command(work)
     if reason is not Reason.VALID:
-        raise _refused(reason)
+        raise _refused(reason, meter)
 
 
-def _refused(reason: Reason) -> HTTPException:
-    """Return the answer to a command that is refused."""
+def _refused(reason: Reason, meter: str | None = None) -> HTTPException:
+    """Return the answer to a command that is refused, with the meter as it was named."""
     status = 404 if reason in _UNKNOWN else 503 if reason is Reason.NOT_READY else 409
-    return HTTPException(status, f"{reason}: {explain(reason)}")
+    whom = f": {meter}" if meter is not None and reason is Reason.UNKNOWN_HID else ""
+    return HTTPException(status, f"{reason}: {explain(reason)}{whom}")

@@ -25,6 +25,7 @@ from bcami.mdms.access import Operator, Reader, service_of
 from bcami.mdms.head_end import Epoch, Gap, HeadEnd, Heard, Message
 from bcami.mdms.kms_admission import CHALLENGE_S, Admitted
 from bcami.mdms.kms_service import KmsService, received_form
+from bcami.mdms.service import MdmsService
 from bcami.model.reasons import Reason, explain
 
 REQUESTS_MAX: Final = 32
@@ -133,11 +134,19 @@ async def keys(request: Request, _: Reader) -> dict[str, Any]:
 
 @router.get("/inbox")
 async def inbox(
-    request: Request, _: Operator, limit: Annotated[int, Query(ge=1, le=len(KINDS) * INBOX_MAX)] = 100
+    request: Request, service: Operator, limit: Annotated[int, Query(ge=1, le=len(KINDS) * INBOX_MAX)] = 100
 ) -> dict[str, Any]:
     """Return the newest notifications and meter data that meters sent, oldest first."""
     kms = kms_of(request)
-    return {"received": [received_form(item) for item in (await kms.look(lambda: kms.server.inbox))[-limit:]]}
+    newest = (await kms.look(lambda: kms.server.inbox))[-limit:]
+    return {"received": await named(service, [received_form(item) for item in newest])}
+
+
+async def named(service: MdmsService, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows about meters with their meter ids, None where the directory has none."""
+    hids = [bytes.fromhex(row["hid"]) for row in rows]
+    names = await asyncio.to_thread(service.names_of, hids) if hids else {}
+    return [{**row, "meter_id": names.get(hid)} for row, hid in zip(rows, hids, strict=True)]
 
 
 @router.get("/status")

@@ -72,6 +72,10 @@ class MdmsService:
             given = b""
         return given if len(given) == HASH_BYTES else hid(self.network_key, name)
 
+    def names_of(self, hids: list[bytes]) -> dict[bytes, str]:
+        """Return the meter ids of those that the directory names."""
+        return self.queries.names_of(hids)
+
     def add_to_directory(self, meter_ids: list[str]) -> int:
         """Name meters; return how many names were new."""
         return self.store.add_to_directory([(hid(self.network_key, name), name) for name in meter_ids])

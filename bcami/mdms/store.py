@@ -123,6 +123,9 @@ class ReadingQueries(Protocol):
     def find_meter(self, name: str) -> MeterSummary | None:
         """Return the meter with this meter id, or with this HID in hexadecimal."""
 
+    def names_of(self, hids: Sequence[bytes]) -> dict[bytes, str]:
+        """Return the meter ids of those that the directory names."""
+
     def meters(self, after: int, limit: int) -> list[MeterSummary]:
         """Return meters with a number above `after`, in the order of their numbers."""
 

@@ -49,6 +49,7 @@ def client_of(desk: Desk, service: KmsService, address: str = "127.0.0.1") -> ht
             kms=service,
             is_operator=lambda shown: shown == "Bearer right",
             hid_of=lambda name: desk.host.hid if name == "m1" else bytes(32),
+            names_of=lambda hids: {desk.host.hid: "m1"},
         )
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(address, 1)), base_url="http://mdms")
@@ -312,6 +313,8 @@ def test_each_bad_message_of_a_meter_has_its_reason_in_the_answer_and_in_the_met
             for reason in (Reason.REPLAY, Reason.UNKNOWN_GROUP, Reason.SEQUENCE_TOO_OLD, Reason.REVOKED_HID):
                 assert desk.count(reason) == 1
             inbox = (await client.get("/v1/kms/inbox", headers=TOKEN)).json()["received"]
-            assert [(row["message"], row["kind"]) for row in inbox] == [("notification", "tampered")]
+            assert [(row["meter_id"], row["message"], row["kind"]) for row in inbox] == [
+                ("m1", "notification", "tampered")
+            ]
 
     desk.run(work)

@@ -41,6 +41,8 @@ def test_meters_by_id_by_hid_and_unnamed(world: World, queries: DuckDbQueries) -
     found = queries.find_meter("MAC000002")
     assert (found.hid, found.readings, found.first_start_s, found.last_start_s) == (hid, 3, T0, T0 + 3600)
     assert queries.find_meter("NOT ENROLLED") is None
+    assert queries.names_of([hid, bytes(31) + b"?"]) == {hid: "MAC000002"}
+    assert queries.names_of([]) == {}
     assert [row.readings for row in queries.meters(0, 10)] == [0, 3]
     assert [row.number for row in queries.meters(1, 10)] == [2]
     world.store.add_to_directory([(hid, "MAC9")])
