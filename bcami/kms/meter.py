@@ -86,6 +86,7 @@ class MeterKeys:
     __slots__ = (
         "_asked",
         "_hid",
+        "_is_started",
         "_kem",
         "_network",
         "_next_ms",
@@ -108,7 +109,10 @@ class MeterKeys:
         kem: KemSecretKey,
         record: MeterKeysRecord | None = None,
     ) -> None:
-        """`session_key` and `kem` are the session's; `record` is what was stored, if anything."""
+        """`session_key` and `kem` are the session's; `record` is what was stored, if anything.
+
+        Nothing is sent under keys of a record, whoever asks for it: `start` drops them.
+        """
         self._scope = scope
         self._profile = profile
         self._hid = hid
@@ -117,6 +121,7 @@ class MeterKeys:
         self._kem = kem
         self._network = scope.chain + u64(scope.epoch) + scope.mdms
         self._record = record or MeterKeysRecord()
+        self._is_started = record is None
         self._next_ms = 0
         """When a bootstrap request or a confirmation is repeated."""
         self._unanswered = 0
@@ -145,6 +150,7 @@ class MeterKeys:
     def start(self, now_ms: int, entropy: bytes) -> Step:
         """Begin after a start of the meter."""
         step = Step()
+        self._is_started = True
         if self._record.epoch:
             self._ask(step, self._record.epoch, self._record.kms_key, now_ms, entropy)
         return step
@@ -165,6 +171,7 @@ class MeterKeys:
 
     def _ask(self, step: Step, epoch: int, kms_key: bytes, now_ms: int, entropy: bytes) -> None:
         old = self._record
+        self._is_started = True
         nonce = KeyStream(entropy).block()
         self._keep(
             step,
@@ -461,7 +468,7 @@ class MeterKeys:
 
     def _protect(self, step: Step, contents: bytes, *, answers: bool) -> None:
         channel = self._record.unicast
-        if channel is None:
+        if channel is None or not self._is_started:
             return
         after, envelope = self._profile.protect(channel, Direction.UP, self._hid, contents, answers=answers)
         self._keep(step, replace(self._record, unicast=after))

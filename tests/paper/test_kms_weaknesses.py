@@ -125,7 +125,7 @@ def forge_a_disconnect(profile: str) -> bool:
     """No source authentication: any meter can send what all meters obey."""
     network = Network(3, profile)
     insider, victim = network.meters[:2]
-    forged = as_the_mdms(network, insider, Delivery(DeliveryId(1, 99), network.now_ms, FOREVER_MS, DISCONNECT))
+    forged = as_the_mdms(network, insider, Delivery(DeliveryId(1, 99), network.now_ms, FOREVER_MS, DISCONNECT, 0))
     network.give(victim, encode(forged))
     return any(event.payload == DISCONNECT for event in victim.accepted)
 
@@ -221,7 +221,7 @@ def test_the_attack_is_refused(attack: Attack) -> None:
 def test_a_forged_broadcast_is_refused_for_its_signature_and_counted() -> None:
     network = Network(3)
     insider, victim = network.meters[:2]
-    forged = as_the_mdms(network, insider, Delivery(DeliveryId(1, 99), network.now_ms, FOREVER_MS, DISCONNECT))
+    forged = as_the_mdms(network, insider, Delivery(DeliveryId(1, 99), network.now_ms, FOREVER_MS, DISCONNECT, 0))
     assert network.give(victim, encode(forged)).refusals == [Reason.BAD_SIGNATURE]
 
 

@@ -59,7 +59,7 @@ def _both(attack: Callable[[Wire, Account], None]) -> tuple[Run, Run]:
 
 def _delivery(wire: Wire, watts: int) -> bytes:
     """Return what a command to limit the power looks like inside."""
-    content = Delivery(DeliveryId(wire.height, 900 + watts % 90), wire.now_ms, 2**62, limit_to(watts))
+    content = Delivery(DeliveryId(wire.height, 900 + watts % 90), wire.now_ms, 2**62, limit_to(watts), ROOT_GROUP)
     return DOWN_CONTENTS.encode(content)
 
 

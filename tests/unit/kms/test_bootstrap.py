@@ -13,9 +13,11 @@ from bcami.kms.messages import (
     Bootstrap,
     BootstrapRequest,
     Envelope,
+    EventKind,
     GroupKeys,
     JoinProject,
     NodeKey,
+    Notification,
     Pricing,
 )
 from bcami.kms.records import METER_KEYS
@@ -290,3 +292,17 @@ def test_a_message_up_without_an_answer_is_repeated_ever_later() -> None:
         second for second in range(200) if meter.keys.tick(network.now_ms + 1_000 * second, network.entropy()).sends
     ]
     assert times == [2, 4, 8, 16, 32, 64, 128, 192]
+
+
+def test_between_its_making_and_its_start_a_meter_sends_nothing_under_stored_keys() -> None:
+    """The store may be an old backup: a counter would be used twice."""
+    network = Network(1)
+    (meter,) = network.meters
+    meter.keys = meter._made()
+    network.ask(meter, Notification(EventKind.TAMPERED, 1))
+    network.by(meter, meter.keys.check_in(network.now_ms))
+    network.by(meter, meter.keys.tick(network.now_ms + 10**6, network.entropy()))
+    assert not network.up
+    network.by(meter, meter.keys.start(network.now_ms, network.entropy()))
+    network.flow()
+    assert [item.payload for item in network.accepted] == [Notification(EventKind.TAMPERED, 1)]
