@@ -63,6 +63,7 @@ class Gateway:
         self._log = log
         self._process = process
         self._is_ending = False
+        self._cpu_s = 0.0
         self.way: Way
         """Set by `ready`."""
         self.loss = ""
@@ -105,11 +106,10 @@ class Gateway:
             show(self.loss)
 
     def cpu_s(self) -> float:
-        """Return the CPU time that it took so far; 0 when it is gone."""
-        try:
-            return cpu_seconds(self._process.pid)
-        except OSError:
-            return 0.0
+        """Return the CPU time that it took so far; of one that is gone, when it was last asked for."""
+        with suppress(OSError):
+            self._cpu_s = max(self._cpu_s, cpu_seconds(self._process.pid))
+        return self._cpu_s
 
     async def end(self) -> Totals | None:
         """End the process; return what its meters did, None when it cannot tell."""
