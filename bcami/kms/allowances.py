@@ -17,6 +17,9 @@ CATCH_UPS_MAX: Final = 16
 BOOTSTRAPS_BURST: Final = 8
 BOOTSTRAP_EVERY_S: Final = 10.0
 """New keys: each costs a key agreement and a signature."""
+REQUESTS_BURST: Final = 64
+REQUEST_EVERY_S: Final = 1.0
+"""Messages of Table 1, repeated ones too; a meter has at most `OUTBOX_MAX` without an answer."""
 CHANGES_BURST: Final = 64
 CHANGE_EVERY_S: Final = 900.0
 """Joins and leaves, each of which adds an entry to the audit log for ever: all 32 projects in and out at once, then
@@ -29,6 +32,7 @@ class Allowances:
     def __init__(self) -> None:
         self._confirmations = TokenBuckets(1 / CONFIRMATION_EVERY_S, CONFIRMATIONS_BURST)
         self._bootstraps = TokenBuckets(1 / BOOTSTRAP_EVERY_S, BOOTSTRAPS_BURST)
+        self._requests = TokenBuckets(1 / REQUEST_EVERY_S, REQUESTS_BURST)
         self._changes = TokenBuckets(1 / CHANGE_EVERY_S, CHANGES_BURST)
 
     def confirms(self, hid: bytes, now_ms: int) -> bool:
@@ -38,6 +42,10 @@ class Allowances:
     def bootstraps(self, hid: bytes, now_ms: int) -> bool:
         """Tell whether new keys are drawn once more."""
         return not self._bootstraps.take(hid, now_ms / 1000)
+
+    def requests(self, hid: bytes, now_ms: int) -> bool:
+        """Tell whether one more message of Table 1 is taken."""
+        return not self._requests.take(hid, now_ms / 1000)
 
     def changes(self, hid: bytes, now_ms: int) -> bool:
         """Tell whether the meter may join or leave once more."""

@@ -234,7 +234,9 @@ class KeyServer:
         number = self._roll.numbered_by(hid)
         match contents:
             case Confirm() if not self._allowances.confirms(hid, now_ms):
-                step.refuse(Reason.RATE_LIMITED, hid)  # the meter asks again
+                step.refuse(Reason.RATE_LIMITED, hid)  # the meter asks again, here and below
+            case Request() if not self._allowances.requests(hid, now_ms):
+                step.refuse(Reason.RATE_LIMITED, hid)
             case Confirm():
                 self._catch_up(step, hid, number, dict(contents.holds), now_ms)
             case Acknowledge():

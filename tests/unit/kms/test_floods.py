@@ -11,6 +11,8 @@ from bcami.kms.allowances import (
     CHANGES_BURST,
     CONFIRMATION_EVERY_S,
     CONFIRMATIONS_BURST,
+    REQUEST_EVERY_S,
+    REQUESTS_BURST,
 )
 from bcami.kms.messages import (
     IDS_MAX,
@@ -98,14 +100,29 @@ def test_new_keys_are_drawn_so_often_and_a_repeated_request_costs_none() -> None
     assert network.refused == [Reason.RATE_LIMITED] * 5
 
 
+def test_a_meter_tells_so_much_at_a_time_and_what_waited_is_taken_later() -> None:
+    network = Network(2)
+    meter, other = network.meters
+    for number in range(REQUESTS_BURST):
+        answer_to(network, meter, Notification(EventKind.TAMPERED, number))
+    network.ask(meter, Notification(EventKind.TAMPERED, REQUESTS_BURST))
+    network.flow()
+    assert network.refused == [Reason.RATE_LIMITED]
+    assert answer_to(network, other, Notification(EventKind.TAMPERED, 0)) is Reason.VALID
+    network.settle(1)
+    assert [item.payload.at_s for item in network.accepted if item.hid == meter.hid] == [*range(REQUESTS_BURST + 1)]
+    assert not meter.keys.record.outbox
+
+
 def test_a_meter_joins_and_leaves_so_often_and_the_audit_log_stays_short() -> None:
     network = Network(2)
     network.publish(1)
     meter, other = network.meters
     before = network.server.counts.audit_length
-    answers = [
-        answer_to(network, meter, LeaveProject(1) if turn % 2 else JoinProject(1)) for turn in range(CHANGES_BURST + 9)
-    ]
+    answers = []
+    for turn in range(CHANGES_BURST + 9):
+        answers.append(answer_to(network, meter, LeaveProject(1) if turn % 2 else JoinProject(1)))
+        network.now_ms += round(REQUEST_EVERY_S * 1000)
     assert answers == [Reason.VALID] * CHANGES_BURST + [Reason.CHANGES_SPENT] * 9
     assert network.refused == [Reason.CHANGES_SPENT] * 9, "which is what the metrics count"
     assert network.server.counts.audit_length == before + CHANGES_BURST
