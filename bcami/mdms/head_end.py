@@ -105,6 +105,8 @@ class HeadEnd:
         self._next = 1
         self._bytes = 0
         self._of_meter: dict[bytes, _Share] = {}
+        self._lost: dict[bytes, int] = {}
+        """Place of the newest message that left because its meter had too many, while older ones of others stayed."""
         self._epoch: bytes | None = None
         self._listeners: set[Listener] = set()
         self._by_hid: dict[bytes, list[Listener]] = {}
@@ -130,6 +132,8 @@ class HeadEnd:
 
     def _drop(self, place: int) -> None:
         """Take a message out of the ring: the oldest of all, or of its meter."""
+        if place != next(iter(self._ring)):
+            self._lost[self._ring[place].hid] = place
         item = self._ring.pop(place)
         self._bytes -= len(item.message)
         share = self._of_meter.get(item.hid)
@@ -144,6 +148,7 @@ class HeadEnd:
         self._epoch = proof
         self._ring.clear()
         self._of_meter.clear()
+        self._lost.clear()
         self._bytes = 0
         for listener in self._listeners:
             listener.pending.clear()
@@ -239,7 +244,7 @@ class HeadEnd:
                 place = listener.pending.popleft()
                 item = self._ring.get(place)
                 if item is None:
-                    self._lose_what_the_ring_lost(listener, place)
+                    self._lose_what_the_ring_lost(listener)
                 elif not item.hid or item.hid in listener.hids:
                     yield Message(f"{self._run}-{place}", item)
             else:
@@ -253,7 +258,7 @@ class HeadEnd:
     def _resume(self, listener: Listener, place: int | None) -> None:
         """Go on after a place; from the oldest message on, with a gap, when that place is not known any more."""
         before = next(iter(self._ring), self._next) - 1
-        listener.has_gap = place is None or place < before
+        listener.has_gap = place is None or place < before or self._lost_after(place, listener)
         listener.pending.clear()
         listener.pending.extend(
             number
@@ -261,12 +266,13 @@ class HeadEnd:
             if number > (place or 0) and (not item.hid or item.hid in listener.hids)
         )
 
-    def _lose_what_the_ring_lost(self, listener: Listener, place: int) -> None:
-        """Tell of a gap, unless a meter had too many messages: that one lost its own, and they are repeated."""
-        before = next(iter(self._ring), self._next) - 1
-        while listener.pending and listener.pending[0] <= before:
+    def _lost_after(self, place: int, listener: Listener) -> bool:
+        return any(lost > place and hid in listener.hids for hid, lost in self._lost.items())
+
+    def _lose_what_the_ring_lost(self, listener: Listener) -> None:
+        while listener.pending and listener.pending[0] not in self._ring:
             listener.pending.popleft()
-        listener.has_gap = listener.has_gap or place <= before
+        listener.has_gap = True
 
     def _place_of(self, name: str) -> int | None:
         """Return the place that `Message.name` named, None when it is of another run."""

@@ -171,8 +171,13 @@ async def test_a_meter_that_is_sent_very_much_takes_no_room_from_others(
     assert fleet is not None
     for hid, text in ((OTHER, "a"), (b"", "g"), *((ONE, text) for text in "bcdefghijk")):
         head_end.put(item(hid, text))
-    assert await texts(head_end.listen(fleet, None), 4) == ["a", "g", "j", "k"]
-    assert await texts(head_end.listen(fleet, "run-0"), 4) == ["a", "g", "j", "k"], "no gap: what counts is repeated"
+    assert await texts(head_end.listen(fleet, None), 5) == ["a", "g", "Gap", "j", "k"]
+    assert await texts(head_end.listen(fleet, "run-0"), 5) == ["Gap", "a", "g", "j", "k"]
+    assert await texts(head_end.listen(fleet, "run-9"), 3) == ["Gap", "j", "k"]
+    assert await texts(head_end.listen(fleet, "run-10"), 2) == ["j", "k"]
+    other = head_end.admit({OTHER})
+    assert other is not None
+    assert await texts(head_end.listen(other, "run-0"), 2) == ["a", "g"], "no gap for others"
     for text in "lmnop":
         head_end.put(item(b"", text))
     assert (head_end._bytes, head_end._of_meter) == (5, {})
