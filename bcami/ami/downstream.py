@@ -30,7 +30,7 @@ from bcami.client.periods import KmsEpoch, verify_kms_epoch
 from bcami.client.retry import Backoff
 from bcami.codec import encode
 from bcami.crypto.roster import Roster
-from bcami.errors import InputError
+from bcami.errors import InputError, MalformedError
 from bcami.kms import Accepted, HardenedProfile, MeterKeys, Profile, Refused, Scope, Step, ToMdms, make_profile
 from bcami.kms.messages import UpPayload
 from bcami.kms.records import METER_KEYS, RECEIVED, accepted
@@ -100,7 +100,14 @@ class Downstream:
         if session is None:
             raise ValueError("a meter has symmetric keys only with an open session")
         stored = self._fleet.kept(KMS, hid).get(hid)
-        record = None if stored is None else METER_KEYS.decode(stored)
+        try:
+            record = None if stored is None else METER_KEYS.decode(stored)
+        except MalformedError:
+            raise InputError(
+                f"the symmetric keys of {meter.meter_id} were stored in another form",
+                likely="this home's fleet was made by an earlier version",
+                do="make another network (bcami init)",
+            ) from None
         kept_as = None if record is None or record.unicast is None else record.unicast.__struct_config__.tag
         if kept_as not in (None, profile.name):
             raise InputError(

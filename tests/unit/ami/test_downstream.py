@@ -14,6 +14,7 @@ from bcami.ami.outbox import APPLICATION, KMS, KMS_INBOX, Outbox, Write
 from bcami.client.head_end import HeadEndUnavailable, StreamEvent, Subscribe
 from bcami.codec import encode
 from bcami.crypto.keys import SecretKey
+from bcami.errors import InputError
 from bcami.kms import Accepted, HardenedProfile, Identity, KeyServer, Scope, Step, ToGroup, ToMeter
 from bcami.kms.messages import EventKind as Kind
 from bcami.kms.messages import Notification, Pricing
@@ -372,6 +373,17 @@ def test_what_was_accepted_and_not_handed_over_is_handed_over_at_the_next_start(
             for _ in range(2):
                 async with street.downstream(fleet):
                     assert [(item.id, item.payload) for item in street.taken] == [(identity, PRICE)]
+
+    run(work())
+
+
+def test_keys_that_an_earlier_version_stored_are_refused_in_words(street: Street) -> None:
+    async def work() -> None:
+        async with await street.fleet() as fleet:
+            (meter, *_) = fleet.in_session()
+            await fleet.keep([Write(KMS, meter.party.hid, encode((1, b"")))])
+            with pytest.raises(InputError, match="stored in another form"):
+                street.downstream(fleet)
 
     run(work())
 
