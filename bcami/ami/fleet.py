@@ -233,6 +233,11 @@ class Fleet:
         """Return a meter of this fleet. Raises InputError when there is none of that id."""
         return self._shelf.meter(meter_id)
 
+    async def sessions_settled(self) -> None:
+        """Return when no meter is between two sessions."""
+        while self._renewing:
+            await asyncio.wait(list(self._renewing.values()))
+
     def in_session(self) -> list[Meter]:
         """Return all meters of this fleet that have an open session."""
         known = (self._shelf.find_hid(hid) for hid, _ in self._outbox.items(FACTORY))

@@ -128,6 +128,8 @@ class RingParties:
         self._taken: set[tuple[bytes, bytes, int]] = set()
         self.changed = asyncio.Event()
         """Set after every step of the supplier."""
+        self.is_outdated = False
+        """Set when a party's keys turn out to be destroyed: it opened a new session, and this ring is of the old."""
         self.down: set[bytes] = set()
         self.traffic = {address: Traffic() for address in secrets}
         self.cpu_s = 0.0
@@ -192,7 +194,11 @@ class RingParties:
             return self._refuse(404, Reason.NOT_A_MEMBER)
         if address in self.down:
             return Response(status_code=503)  # as if nobody were there: a trial, not a refusal
-        message = self._opened(address, envelope)
+        try:
+            message = self._opened(address, envelope)
+        except ValueError:
+            self._note_outdated()
+            message = Reason.SESSION_CLOSED
         if isinstance(message, Reason):
             return self._refuse(403, message)
         self._deliver(address, envelope.sender, message)
@@ -292,7 +298,9 @@ class RingParties:
         info = self._info(sender, to)
         encapsulation, sealed = seal_to(self._known[to].kem_key, info, b"", data, os.urandom(32))
         unsigned = Envelope(sender, self._numbers[sender], encapsulation, sealed, bytes(64))
-        signature = self._secrets[sender].signer.sign(self._statement(to, unsigned))
+        signature = self._sign(sender, self._statement(to, unsigned))
+        if signature is None:
+            return
         envelope = msgspec.structs.replace(unsigned, signature=signature)
         traffic = self.traffic[sender]
         traffic.sent += 1
@@ -303,10 +311,25 @@ class RingParties:
         data = RING_CODEC.encode(message)
         self._numbers[sender] += 1
         unsigned = Broadcast(sender, self._numbers[sender], data, bytes(64))
-        signature = self._secrets[sender].signer.sign(self._broadcast_statement(unsigned))
+        signature = self._sign(sender, self._broadcast_statement(unsigned))
+        if signature is None:
+            return
         self.traffic[sender].sent += 1
         self.traffic[sender].sent_bytes += len(data)
         await self._post("/v1/ring", BROADCAST_CODEC.encode(msgspec.structs.replace(unsigned, signature=signature)))
+
+    def _sign(self, sender: bytes, statement: bytes) -> bytes | None:
+        """Return the sender's signature; None when its session is over and its key destroyed."""
+        try:
+            return self._secrets[sender].signer.sign(statement)
+        except ValueError:
+            self._note_outdated()
+            self._metrics.no(METER, Reason.SESSION_CLOSED)
+            return None
+
+    def _note_outdated(self) -> None:
+        self.is_outdated = True
+        self.changed.set()
 
     async def _post(self, path: str, body: bytes) -> None:
         if self._http is None:
