@@ -178,6 +178,7 @@ class RingParties:
         return True
 
     async def close(self) -> None:
+        self._http = None  # what still comes in is answered with nothing
         for timer in self._timers.values():
             timer.cancel()
         for task in self._tasks:
@@ -332,11 +333,12 @@ class RingParties:
         self.changed.set()
 
     async def _post(self, path: str, body: bytes) -> None:
-        if self._http is None:
+        http = self._http
+        if http is None:
             return
         async with self._turns:
             try:
-                await self._http.post(path, content=body, timeout=ANSWER_S)
+                await http.post(path, content=body, timeout=ANSWER_S)
             except httpx.HTTPError:
                 self._metrics.no(METER, Reason.NOT_READY)
 
