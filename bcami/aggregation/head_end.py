@@ -317,7 +317,7 @@ class MaskedRound:
             cut = {
                 member
                 for member in contributors
-                if sum(other in contributors for other in self._group.graph[member]) < plan.threshold
+                if len(contributors.intersection(self._group.graph[member])) < plan.threshold
             }
             if not cut:
                 break
@@ -383,7 +383,7 @@ class MaskedRound:
         return frozenset(
             member
             for member in contributors
-            if any(other not in contributors and (member, other) not in seeds for other in self._group.graph[member])
+            if any((member, other) not in seeds for other in self._group.ranks[member].keys() - contributors)
         )
 
     # Reveals.

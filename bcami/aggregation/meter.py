@@ -326,7 +326,7 @@ class MaskedMeter:
             return Reason.STALE
         if len(contributors) < known.plan.contributors_min:
             return Reason.GROUP_TOO_SMALL
-        if sum(other in contributors for other in known.neighbours) < known.plan.threshold:
+        if len(contributors.intersection(known.neighbours)) < known.plan.threshold:
             return Reason.CUT_OFF
         return None
 

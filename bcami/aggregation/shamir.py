@@ -22,6 +22,8 @@ SECRET_BITS: Final = 126
 SHARE_BYTES: Final = 16
 PLACES_MAX: Final = 512
 """Sums of products stay below 2^46, and what is carried below 2^32."""
+_PLACES_STEP: Final = 64
+"""Powers are made for a multiple of so many places: members of one graph have different numbers of neighbours."""
 _LIMBS: Final = 8
 _LIMB_BITS: Final = 16
 
@@ -36,7 +38,8 @@ def split(secret: int, threshold: int, count: int, dice: Dice) -> list[bytes]:
     data = secret.to_bytes(SHARE_BYTES, "little") + _coefficients(threshold - 1, dice)
     limbs = np.frombuffer(data, dtype="<u2").reshape(threshold, _LIMBS).astype(np.float64)
     products = np.zeros((count, _LIMBS, 2 * _LIMBS))
-    products[:, :, :_LIMBS] = (_powers(count, threshold) @ limbs).reshape(count, _LIMBS, _LIMBS)
+    powers = _powers(-count // _PLACES_STEP * -_PLACES_STEP, threshold)[: count * _LIMBS]
+    products[:, :, :_LIMBS] = (powers @ limbs).reshape(count, _LIMBS, _LIMBS)
     # Rows read one short stand one limb further each: their columns are the limbs of the sum of products.
     skewed = products.reshape(count, -1)[:, : _LIMBS * (2 * _LIMBS - 1)].reshape(count, _LIMBS, 2 * _LIMBS - 1)
     sums = skewed.sum(axis=1).astype(np.int64)
@@ -91,7 +94,8 @@ def _powers(count: int, threshold: int) -> npt.NDArray[np.float64]:
 def _weights(places: tuple[int, ...]) -> tuple[int, ...]:
     """Return Lagrange's weights at 0, mod p: Π x_j / (x_j − x_i) over all other places."""
     highest = max(places)
-    missing = sorted({*range(1, highest + 1)}.difference(places)) if highest <= PLACES_MAX else []
+    known = set(places)
+    missing = [place for place in range(1, min(highest, PLACES_MAX) + 1) if place not in known]
     product = prod(places)
     below = []
     for place in places:
