@@ -201,6 +201,12 @@ async def _flush(writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _take_note(watch: "asyncio.Future[bytes]") -> None:
     """Look at how the watch ended, so that nobody is told of an error that was not looked at."""
     if not watch.cancelled():
@@ -294,10 +300,8 @@ class Transport:
             self._tasks.append(asyncio.create_task(outgoing.run(), name=f"peer-{peer}-{lane}"))
 
     async def stop(self) -> None:
-        ending = [*self._tasks, *self._handshakes]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await _end(self._tasks)
+        await _end(list(self._handshakes))  # each has begun by now, and its transport closes its socket
         if self._listening is not None:
             self._listening.close()
         for writer in list(self._accepted):
@@ -334,14 +338,22 @@ class Transport:
                 self._refuse(Reason.OVER_QUOTA, f"no connection can be accepted: {error}")
                 await asyncio.sleep(ACCEPT_AGAIN_S)
                 continue
-            if len(self._handshakes) >= HANDSHAKES_MAX:
-                next(iter(self._handshakes)).cancel()
+            while len(self._handshakes) >= HANDSHAKES_MAX:
+                oldest = next(iter(self._handshakes))
+                del self._handshakes[oldest]  # now: it ends in a later turn, and this may not hit it twice
+                oldest.cancel()
+                self._refuse(Reason.OVER_QUOTA, "TLS handshake: too many are under way")
             handshake = asyncio.create_task(self._shake_hands(connection))
             self._handshakes[handshake] = None
             handshake.add_done_callback(lambda done: self._handshakes.pop(done, None))
+            await asyncio.sleep(0)  # asyncio's own loop accepts what waits without a turn for anybody else
 
     async def _shake_hands(self, connection: socket.socket) -> None:
-        """Do the TLS handshake; `_serve` gets the connection when it is done."""
+        """Do the TLS handshake; `_serve` gets the connection when it is done.
+
+        When this is cancelled the loop's transport, which has the socket by then, closes it: a socket that is closed
+        under its transport leaves its number in the selector, and the next connection with that number is never read.
+        """
         loop = asyncio.get_running_loop()
 
         def make_protocol() -> asyncio.StreamReaderProtocol:
@@ -354,10 +366,6 @@ class Transport:
         except OSError as error:  # ssl.SSLError, ConnectionError and TimeoutError are such
             connection.close()
             self._refuse(Reason.MALFORMED, f"TLS handshake: {error}")
-        except asyncio.CancelledError:
-            connection.close()
-            self._refuse(Reason.OVER_QUOTA, "TLS handshake: too many are under way")
-            raise
 
     async def _greeting(self, reader: asyncio.StreamReader) -> Hello:
         """Return the first frame. Raises MalformedError when it is none, or does not come in time."""

@@ -102,6 +102,14 @@ def restored_with(floor: BlockCertificate | None, restored: Restored) -> Restore
     return msgspec.structs.replace(restored, stable=floor)
 
 
+def votes_in(certificate: BlockCertificate | None) -> list[Checkpoint]:
+    """Return the CHECKPOINTs that a certificate is made of; the own one may be the only copy that is left."""
+    if certificate is None:
+        return []
+    epoch, height, hash_of = certificate.epoch, certificate.height, certificate.header_hash
+    return [Checkpoint(epoch, height, hash_of, vote.replica, vote.signature) for vote in certificate.votes]
+
+
 def read_records(records: Iterable[tuple[bytes, bytes]]) -> VoteRecords:
     """Decode vote records.
 

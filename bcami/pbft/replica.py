@@ -55,7 +55,7 @@ from bcami.pbft.lanes import Lanes, proposal_bytes_max
 from bcami.pbft.monitor import MONITOR, Monitor
 from bcami.pbft.ordering import CheckCertificate, Ordering
 from bcami.pbft.proofs import stable_height
-from bcami.pbft.records import Restored, VoteLog, read_records, restored_with
+from bcami.pbft.records import Restored, VoteLog, read_records, restored_with, votes_in
 from bcami.pbft.recovery import CatchUp, Recovery
 from bcami.pbft.statements import Statements
 from bcami.pbft.timers import (
@@ -116,6 +116,8 @@ class Replica:
         self._floor = stable_height(records.floor)
         self._mute()
         for _, vote in sorted(records.checkpoints.items()):
+            self._checkpoints.restore(vote)
+        for vote in votes_in(records.floor):  # a ledger that is rebuilt lost the certificate, which others may lack
             self._checkpoints.restore(vote)
         self._ordering.restore(records)
 

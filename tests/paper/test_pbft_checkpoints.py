@@ -5,7 +5,18 @@ import msgspec
 from bcami.codec import encode
 from bcami.model.consensus import Checkpoint, PrePrepare, ViewChange
 from bcami.model.signing import u64
-from bcami.pbft import BlockCertified, Certified, Decided, Executed, Forget, Halt, NeedBlocks, Persist, Synced
+from bcami.pbft import (
+    BlockCertified,
+    Certified,
+    Decided,
+    Executed,
+    Forget,
+    Halt,
+    NeedBlocks,
+    Persist,
+    Synced,
+    lanes_after,
+)
 from tests.paper.lab import Lab, evidence, header, of, refusals, said
 
 
@@ -246,3 +257,21 @@ def test_an_executed_block_without_certificate_is_a_reason_to_leave_the_view() -
     assert "certify" in lab.timers
     lab.hear(*lab.checkpoints(1, 0, 2))
     assert "certify" not in lab.timers
+
+
+def test_the_votes_of_a_certificate_that_a_lost_ledger_held_are_sent_again() -> None:
+    """Protocol 6.3; seed 155635: it was the only certificate, and without its votes no other node could make one."""
+    lab = Lab()
+    for height in (1, 2):
+        first = lab.decide(height)
+        lab.execute(height, first.proposal)
+        lab.hear(*lab.checkpoints(height, 0, 2))
+    lab.executed.pop()
+    lab.stable = lab.certificate(1)
+    effects = lab.restart()
+    assert [(vote.height, vote.replica) for vote in said(effects, Checkpoint)] == [(2, 1)]
+    assert [item.certificate.height for item in of(effects, Certified)] == [1, 2]
+    assert {vote.replica for vote in lab.replica._checkpoints.collected[2].values()} == {0, 1, 2}
+    lab.executed.append((header(2), lanes_after(lab.executed[0][1], first.proposal)))
+    lab.step(Executed(2, header(2), lab.executed[1][1]))
+    assert lab.replica.low_watermark == 2

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from bcami.codec import encode
 from bcami.crypto.signatures import DeadSigner
 from bcami.faults.simulator.oracles import Oracles, Violation
 from bcami.ledger.memory import MemoryLedger
@@ -195,6 +196,18 @@ def test_the_oracle_tells_an_own_word_from_what_is_passed_on() -> None:
         oracles.persisted(3, scene.cluster.disks[3], [(b"vote/floor", b"\0" * 8)], [])
     with pytest.raises(Violation, match="amnesia"):
         oracles.contributed(3)
+
+
+def test_the_oracle_wants_the_promise_of_an_own_batch_until_it_has_executed() -> None:
+    """A batch that was said before and leaves again rests on what is on disk, like the first time."""
+    scene = Scene()
+    oracles, disk = Oracles(scene.cluster.roster), scene.cluster.disks[1]
+    batch = Batch(0, 1, 1_000, None, ())
+    oracles._said[1, "batch", 1, 1_000] = encode(batch.transactions)
+    with pytest.raises(Violation, match="I9"):
+        oracles.leaves(1, disk, batch)
+    oracles._executed[1] = 1_000
+    oracles.leaves(1, disk, batch)
 
 
 def test_a_liar_moves_it_no_further_than_others_certify() -> None:

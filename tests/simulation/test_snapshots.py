@@ -6,10 +6,12 @@ import msgspec
 import pytest
 
 from bcami.ledger.memory import MemoryLedger
+from bcami.model.batch import Batch
 from bcami.model.chain import StateEntry
+from bcami.model.consensus import Commit, Prepare, PrePrepare
 from bcami.model.events import SnapshotInstalled
 from bcami.model.wire import FetchSnapshot, SnapshotPart, Status
-from bcami.node.core import offers
+from bcami.node.core import offers, snapshots
 from bcami.node.core.catchup import CatchUp
 from tests.simulation.cluster import Cluster
 from tests.simulation.scene import WAIT_MS, Scene
@@ -18,7 +20,8 @@ from tests.simulation.test_catchup import lacking_a_certificate
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offers, "SNAPSHOT_PART_BYTES", 600)
+    for module in (offers, snapshots):
+        monkeypatch.setattr(module, "SNAPSHOT_PART_BYTES", 600)
 
 
 def pruned(blocks: int = 12, keep: int = 2) -> Scene:
@@ -337,3 +340,62 @@ def test_a_node_that_needs_a_snapshot_no_more_executes_again() -> None:
     cluster.crash(0)
     assert scene.commit(1, scene.reports(2)) == ["valid"] * 2
     scene.all_certified([1, 2, 3])
+
+
+def test_a_liar_that_kept_old_votes_and_batches_does_not_keep_a_node_from_its_snapshot() -> None:
+    """Each time that a state is coming it lets one block be executed, which made that transfer needless."""
+    scene = Scene()
+    scene.settle()
+    cluster, kept = scene.cluster, list[Batch | PrePrepare | Prepare | Commit]()
+    cluster.crash(3)
+
+    def keep(sender: int, receiver: int, message: object) -> bool:
+        if isinstance(message, Batch | PrePrepare | Prepare | Commit):
+            kept.append(message)
+        return False
+
+    cluster.drop = keep
+    for _ in range(12):
+        assert scene.commit(1, scene.reports(2)) == ["valid"] * 2
+    scene.settle([0, 1, 2])
+    prune(cluster)
+    cluster.drop = lambda sender, receiver, message: False
+    cluster.start(3)
+    node = cluster.node(3)
+    for _ in range(100):
+        cluster.run(5)
+        if node._sync.snapshots.target:
+            for message in kept:
+                if isinstance(message, Batch) or message.height == node.executor.height + 1:
+                    cluster.inject(0, 3, message)
+    assert installed(cluster)
+
+
+def test_a_part_that_is_not_full_and_not_the_last_bars_its_peer() -> None:
+    """A row a second would hold a node back for days, and nobody else would be asked."""
+    scene = pruned()
+    cluster = scene.cluster
+
+    def drip(to: int, message: object) -> list[object]:
+        is_part = isinstance(message, SnapshotPart)
+        return [msgspec.structs.replace(message, rows=message.rows[:1], is_last=False) if is_part else message]
+
+    for liar in (0, 1, 2):
+        cluster.lies[liar] = drip
+    cluster.start(3)
+    cluster.run(2_000)
+    assert "bad_proof" in cluster.reasons(3, "snapshot")
+    cluster.lies.clear()
+    scene.settle(wait_ms=20_000)
+    assert installed(cluster)
+
+
+def test_the_word_of_one_peer_that_a_block_is_pruned_counts_only_after_a_while() -> None:
+    """Not at once because no block was there for long: others are asked first, or a quiet network is a liar's."""
+    catchup = CatchUp(weak=2)
+    for replica in (0, 1):
+        catchup.heard(Status(0, replica, 0, False, 8, 8, ()))
+    assert not catchup.needs_snapshot(7, 0)
+    catchup.pruned(0, 60_000)
+    assert not catchup.needs_snapshot(7, 60_000)
+    assert catchup.needs_snapshot(7, 65_000)

@@ -158,7 +158,18 @@ class SimulatedCluster:
         if self.trace.steps % 16:
             return False
         is_there = all(self.machines[i].disk.ledger.certified_height >= height for i in self.healed)
-        return is_there and self._is_settled(height)
+        return is_there and self._is_settled(height) and self._is_theirs(height)
+
+    def _is_theirs(self, height: int) -> bool:
+        """Tell whether each block above has a batch of a faulty node: honest ones may not go on for ever."""
+        ledger = max((self.machines[i].disk.ledger for i in self.healed), key=lambda ledger: ledger.height)
+        for above in range(height + 1, ledger.height + 1):
+            block = ledger.block(above)
+            assert block is not None
+            collectors = {block.proposal.certificates[place].collector for place in block.executed}
+            if not collectors & self.excused:
+                return False
+        return True
 
     def _is_settled(self, height: int) -> bool:
         """Tell whether nobody waits for anything, and all to this height is certified."""

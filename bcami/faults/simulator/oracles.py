@@ -40,6 +40,7 @@ from bcami.pbft import records
 _NEW_VIEW: Final[Codec[NewView]] = Codec(NewView, records.RECORD_BYTES_MAX)
 _VIEW_CHANGE: Final[Codec[ViewChange]] = Codec(ViewChange, records.RECORD_BYTES_MAX)
 _CHECKPOINT: Final[Codec[Checkpoint]] = Codec(Checkpoint, records.RECORD_BYTES_MAX)
+_FLOOR: Final[Codec[BlockCertificate]] = Codec(BlockCertificate, records.RECORD_BYTES_MAX)
 _HEIGHT_PREFIXES: Final = (records.ACCEPTED, records.PREPARED, records.CHECKPOINT)
 
 
@@ -58,6 +59,8 @@ class Oracles:
         self.contradictions = Contradictions(roster, self.excused)
         self._said: dict[tuple[object, ...], bytes] = {}
         self._certified = 0
+        self._executed: dict[int, int] = {}
+        """The highest number of each collector's batches that an honest node has executed."""
         self.latest_clock_ms = 0
         """The latest time that any honest node's clock has shown."""
         self._times: dict[int, int] = {}
@@ -85,9 +88,10 @@ class Oracles:
                     self._rests_on(node, disk, key, place, message.signature)
             case Batch() if message.collector == node:
                 leaves = ("batch", node, message.number)
-                was_said = (node, *leaves) in self._said  # durable then; peers give it back to a node that is rebuilt
                 self._once(node, leaves, encode(message.transactions))
-                if not was_said and not self._is_executed(disk, node, message.number):
+                # Peers give one that has executed back to a node that is rebuilt, and its promise is gone by right.
+                has_ended = message.number <= self._executed.get(node, 0)
+                if not has_ended and not self._is_executed(disk, node, message.number):
                     self._rests_on(node, disk, endorsed_key(node, message.number), leaves, b"")
             case _:
                 pass
@@ -123,7 +127,8 @@ class Oracles:
             case Checkpoint():
                 place = ("Checkpoint", message.height)
                 self._once(node, place, message.header_hash)
-                if not self._is_settled(disk, message.height):
+                in_floor = message.signature in (disk.promises.get(records.FLOOR) or b"")
+                if not in_floor and not self._is_settled(disk, message.height):
                     self._rests_on(node, disk, records.CHECKPOINT + u64(message.height), place, message.signature)
             case ViewChange():
                 place = ("ViewChange", message.view)
@@ -163,7 +168,9 @@ class Oracles:
         if node in self.silenced:
             raise Violation("amnesia", f"node {node} lost its vote log and begins a new one")
         for key, value in puts:
-            if key == records.NEW_VIEW:
+            if key == records.FLOOR:
+                self.certified(node, _FLOOR.decode(value))
+            elif key == records.NEW_VIEW:
                 self._entered(node, disk, _NEW_VIEW.decode(value))
             elif key == records.VIEW_CHANGE:
                 before = disk.promises.get(key)
@@ -214,7 +221,10 @@ class Oracles:
         self.agreement.decides(node, height, header.proposal_digest, view)
         self._check_time(header)
         for place in commit.block.executed:
-            self._check_batch_certificate(commit.block.proposal.certificates[place], node)
+            certificate = commit.block.proposal.certificates[place]
+            self._check_batch_certificate(certificate, node)
+            collector = certificate.collector
+            self._executed[collector] = max(certificate.number, self._executed.get(collector, 0))
         hash_of = header_hash(header)
         if self.headers.setdefault(height, hash_of) != hash_of:
             raise Violation("I2", f"node {node} executes another block at height {height}")

@@ -57,6 +57,8 @@ class CatchUp:
         self.far_blocks = FAR_BLOCKS
         self._pruned: set[int] = set()
         """Peers that have no payloads of the next block any more."""
+        self._pruned_ms = 0
+        """When the first of them said so."""
         self._request: _Request | None = None
         self._turn = 0
         self._seen_height = -1
@@ -122,6 +124,8 @@ class CatchUp:
 
     def pruned(self, peer: int, elapsed_ms: int) -> None:
         """Take note that a peer has the next block without its payloads: others may have them."""
+        if not self._pruned:
+            self._pruned_ms = elapsed_ms
         self._pruned.add(peer)
         self._peers.setdefault(peer, _Peer()).barred_until_ms = elapsed_ms + ASK_AGAIN_MS
         if self._request is not None and self._request.peer == peer:
@@ -135,7 +139,7 @@ class CatchUp:
         self._see(executed, elapsed_ms)
         if max((peer.claimed for peer in self._peers.values()), default=0) <= executed:
             return False
-        is_stuck = bool(self._pruned) and elapsed_ms - self._seen_ms >= STUCK_MS
+        is_stuck = bool(self._pruned) and elapsed_ms - self._pruned_ms >= STUCK_MS
         return is_stuck or len(self._pruned) >= self._weak or self.best_certified - executed > self.far_blocks
 
     def snapshot_peer(self, executed: int, elapsed_ms: int) -> tuple[int, int] | None:

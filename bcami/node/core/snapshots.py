@@ -20,7 +20,7 @@ from bcami.crypto.verification import verify_bundle, verify_header
 from bcami.model.block import BlockCertificate, Header, header_hash
 from bcami.model.chain import BlockBundle
 from bcami.model.reasons import Reason
-from bcami.model.wire import FetchSnapshot, SnapshotPart
+from bcami.model.wire import SNAPSHOT_PART_BYTES, SNAPSHOT_ROW_BYTES, FetchSnapshot, SnapshotPart
 from bcami.node.core.catchup import ASK_AGAIN_MS
 from bcami.node.core.effects import InstallSnapshot, StageSnapshot
 
@@ -176,12 +176,17 @@ class SnapshotSync:
         return verify_header(part.header, part.certificate, self._roster)
 
     def _check_rows(self, transfer: _Transfer, part: SnapshotPart) -> Reason | None:
-        """Count the rows in; the last part has to make the state whole."""
+        """Count the rows in; each part but the last has to be full, and the last one to make the state whole.
+
+        A liar that gives a row each time before it is overdue would make a transfer last as long as it likes.
+        """
         assert transfer.header is not None
         keys = [part.after, *(key for key, _ in part.rows)]
-        if any(left >= right for left, right in pairwise(keys)) or not (part.rows or part.is_last):
+        rows_bytes = sum(len(key) + len(entry.value) for key, entry in part.rows)
+        is_full = rows_bytes + len(part.rows) * SNAPSHOT_ROW_BYTES >= SNAPSHOT_PART_BYTES
+        if any(left >= right for left, right in pairwise(keys)) or not (is_full or part.is_last):
             return Reason.BAD_PROOF
-        transfer.size_bytes += sum(len(key) + len(entry.value) for key, entry in part.rows)
+        transfer.size_bytes += rows_bytes
         if transfer.size_bytes > transfer.header.state_bytes:
             return Reason.TOO_LARGE
         transfer.lthash.update([state_element(key, entry.value, entry.height) for key, entry in part.rows], ())

@@ -50,11 +50,13 @@ class Sync:
         """Begin a snapshot where blocks lead no further; leave it when they do again.
 
         The next height is decided and its batches are here: then this node goes on by itself, whatever a peer claims.
-        Its vote may be the one that the others lack for a newer snapshot, so waiting for one could be for ever.
+        Its vote may be the one that the others lack for a newer snapshot, so waiting for one could be for ever. Not
+        when a certified state above all that is decided here is coming: a liar could have kept old votes and batches,
+        and give those of one block whenever a transfer has begun.
         """
         executed = self._executor.height
         can_execute = self._chain.can_execute
-        if can_execute:
+        if can_execute and self.snapshots.target <= max(self._chain.decided):
             self.snapshots.end()
         if self.snapshots.is_active:
             return

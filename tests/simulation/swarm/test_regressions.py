@@ -26,6 +26,8 @@ FIXED: dict[int, str] = {
     119751: "after a snapshot a liar's claim began another one that no honest peer could give without this node's votes",
     130332: "an oracle took an own batch of before, which a rebuilt node had back from a peer and passed on, for a new one",
     134460: "an oracle asked for one height at all nodes, while a faulty one kept them busy with batches of its own",
+    155635: "a ledger that was lost took the only certificate of its newest block along, and nobody could order the next",
+    160438: "an oracle knew of a certificate only when it was saved, after the votes below it were given up with it",
     500975: "an oracle took a batch, which a node without its vote log gives to a peer that fetches it, for a new word",
 }
 

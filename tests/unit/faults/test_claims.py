@@ -22,7 +22,7 @@ from bcami.model.registration import (
     share_info,
 )
 from bcami.model.transaction import Transaction
-from bcami.node.core import offers
+from bcami.node.core import offers, snapshots
 from tests.simulation.parties import SimpleMeter
 from tests.unit.faults.attack import Attack
 
@@ -137,7 +137,8 @@ def test_a_node_that_is_behind_finds_an_honest_peer(monkeypatch: pytest.MonkeyPa
 
 def test_a_node_that_needs_a_snapshot_finds_an_honest_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault F34: a wrong part, an old snapshot, one without end, a lower height."""
-    monkeypatch.setattr(offers, "SNAPSHOT_PART_BYTES", 400)
+    for module in (offers, snapshots):
+        monkeypatch.setattr(module, "SNAPSHOT_PART_BYTES", 400)
     refused, installed = set[str](), 0
     for seed in range(4):
         attack = Attack(monkeypatch, n=7, seed=seed)

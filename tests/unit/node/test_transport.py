@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 from pathlib import Path
 
@@ -226,6 +227,58 @@ def test_a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out(
         await a.stop()
 
     asyncio.run(scene())
+
+
+def test_connections_that_wait_together_are_bounded_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are all accepted before the first handshake has its turn, unless somebody sees to it."""
+
+    async def scene() -> None:
+        a = pair.transport(0)
+        await a.start()
+        monkeypatch.setattr("bcami.node.transport.HANDSHAKES_MAX", 8)
+        strangers = [socket.create_connection(("127.0.0.1", pair.addresses[0].port)) for _ in range(30)]
+        most = 0
+        while len(refused(pair, Reason.OVER_QUOTA)) < 22:
+            most = max(most, len(a._handshakes))
+            await asyncio.sleep(0)
+        assert most <= 8
+        for stranger in strangers:
+            stranger.close()
+        await a.stop()
+        assert len(refused(pair, Reason.OVER_QUOTA)) == 22, "the end of this node is no refusal"
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_a_handshake_that_is_cut_off_as_it_is_done_closes_no_socket_under_its_transport(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop would keep its number, and the next connection that gets this number would never be read."""
+
+    async def scene() -> None:
+        a = pair.transport(0)
+        serve, begun = a._serve, asyncio.Event()
+
+        def cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> object:
+            for handshake in a._handshakes:
+                handshake.cancel()
+            begun.set()
+            return serve(reader, writer)
+
+        monkeypatch.setattr(a, "_serve", cut_off)
+        await a.start()
+        _, client = pair.contexts("node2")
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", pair.addresses[0].port, ssl=client, server_hostname="node1"
+        )
+        await begun.wait()
+        await asyncio.gather(*a._handshakes, return_exceptions=True)
+        for number in asyncio.get_running_loop()._selector.get_map():
+            os.fstat(number)
+        writer.close()
+        await a.stop()
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
 
 
 def test_an_expired_certificate_of_a_member_opens_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
