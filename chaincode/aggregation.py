@@ -15,6 +15,7 @@ from bcami.contract import (
     NO_HASH,
     NUMBER,
     ONLY,
+    REVEALED,
     RING,
     AggregationHeads,
     ClaimArgument,
@@ -215,10 +216,13 @@ class Aggregation(Contract):
 
     @submit
     async def void(self, ctx: Context, argument: VoidArgument) -> None:
-        """End a round without a sum."""
+        """End a round without a sum. Its reason tells whether self masks may have come off: the readings stay spent."""
         require(argument.reason != Reason.VALID, Reason.BAD_ARGUMENT)
         start = found(await self.rounds.get(ctx, argument.round), Reason.UNKNOWN_ROUND)
         require(await self.results.get(ctx, start.round) is None, Reason.ROUND_ENDED)
+        settled = await self.settlements.get(ctx, start.round)
+        is_final = settled is not None and settled.is_final
+        require(is_final == (argument.reason in REVEALED), Reason.BAD_ARGUMENT)
         self.results.put(ctx, start.round, RoundResult(argument.reason, (), 0, False, ctx.time_ms))
 
     @void.signers

@@ -47,6 +47,7 @@ from bcami.crypto.points import point_sum
 from bcami.crypto.signatures import is_valid_public_key, verify
 from bcami.model.aggregation import (
     MEMBERS_PER_PART,
+    REVEALED,
     FinishArgument,
     RosterMember,
     SettleArgument,
@@ -149,6 +150,8 @@ class _Progress:
     contributors: frozenset[int] = frozenset()
     wave: int = -1
     is_final: bool = False
+    is_certified: bool = False
+    """The final set stands in a block: self masks may come off from now on."""
     asked: frozenset[int] = frozenset()
     """Members whose answer to this wave is awaited."""
     answered: set[int] = field(default_factory=set)
@@ -397,6 +400,7 @@ class MaskedRound:
             self._phase = f"seeds {progress.wave}"
             calls: list[Effect] = [Call(member, RevealCall(proof, ())) for member in sorted(progress.asked)]
             return [*calls, Wait(self._phase)]
+        progress.is_certified = True
         progress.asked = progress.contributors
         progress.shares = {member: {} for member in progress.contributors}
         self._phase = "shares"
@@ -509,6 +513,8 @@ class MaskedRound:
         return [Submit("finish", argument)]
 
     def _end_void(self, reason: Reason) -> list[Effect]:
+        if self._progress.is_certified and reason not in REVEALED:
+            reason = Reason.ALREADY_REVEALED
         self._void = reason
         self._phase = "voiding"
         return [Submit("void", VoidArgument(self._start.round, reason))]

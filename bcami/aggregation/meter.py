@@ -61,6 +61,7 @@ from bcami.crypto.hpke import KemSecretKey
 from bcami.crypto.signatures import Signer
 from bcami.model.aggregation import (
     MASKED,
+    REVEALED,
     FixRosterArgument,
     RosterMember,
     SettleArgument,
@@ -364,6 +365,8 @@ class MaskedMeter:
             return Answer((), Declined(0, Reason.BAD_PROOF))
         number = read.argument.round
         opened = self.memory.open
+        if read.argument.reason in REVEALED:
+            return Answer((), Declined(number, Reason.ALREADY_REVEALED))  # others may have helped to a sum
         if opened is not None and opened.start.round == number:
             if opened.is_final:
                 return Answer((), Declined(number, Reason.ALREADY_REVEALED))

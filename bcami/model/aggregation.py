@@ -22,6 +22,8 @@ SLOTS_MAX: Final = 48
 """Intervals of one round: a day of half-hours."""
 GROUP_MIN: Final = 8
 """Least number of contributors of a round; what the contract accepts. Meters enforce it again, or more."""
+REVEALED: Final = (Reason.TOO_FEW_SHARES, Reason.SUM_MISMATCH, Reason.ALREADY_REVEALED)
+"""Why a round is void whose contributors were settled as final: its sum may be known all the same."""
 BITMAP_BYTES_MAX: Final = MEMBERS_MAX // 8
 
 MASKED: Final = "masked"
@@ -143,7 +145,7 @@ class ClaimArgument(msgspec.Struct, frozen=True, array_like=True):
 
 
 class VoidArgument(msgspec.Struct, frozen=True, array_like=True):
-    """aggregation.void: ends a round without a result."""
+    """aggregation.void: ends a round without a result; the reason is one of REVEALED if it was settled as final."""
 
     round: U63
     reason: Reason

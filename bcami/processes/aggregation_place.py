@@ -112,7 +112,10 @@ async def look_back(place: Place, missing_max: int) -> Ahead:
     for item in earlier:
         if item.view.result is None:
             place.show(f"ending round {item.number}, which an interrupted run left open")
-            await place.chain.submit("void", VoidArgument(item.number, Reason.TIMED_OUT))
+            settled = item.view.settlement
+            is_final = settled is not None and settled.is_final
+            reason = Reason.ALREADY_REVEALED if is_final else Reason.TIMED_OUT
+            await place.chain.submit("void", VoidArgument(item.number, reason))
     skipped: dict[int, EarlierRound] = {}
     for first_s in options.intervals:
         against = [

@@ -240,6 +240,14 @@ class TestWhatAMeterInsistsOn:
         assert street.step(0, void, lambda _: None).message is None
         assert open_round(street, street.start(2, FIRST_S))
 
+    def test_a_round_that_is_void_after_its_final_set_gives_nothing_back(self, street):
+        """Also to a meter that was not shown that set: others may have been, and the sum may be known."""
+        open_round(street, street.start(1, FIRST_S))
+        void = RoundVoid(street.reader.record("void", VoidArgument(1, Reason.TOO_FEW_SHARES)))
+        assert no(street.step(0, void, lambda _: None)) is Reason.ALREADY_REVEALED
+        call = RoundCall(street.reader.record("start", street.start(2, FIRST_S)))
+        assert no(street.step(0, call, lambda _: 1)) is Reason.INTERVAL_SPENT
+
     def test_a_certified_drop_out_gets_its_interval_back(self, street):
         open_round(street, street.start(1, FIRST_S))
         gone = settle(street, 1, 0, set(range(1, 40)), is_final=False)

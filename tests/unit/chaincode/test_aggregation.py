@@ -214,6 +214,15 @@ def test_claims_are_bounded(fixed):
     assert fixed.world.submit(fixed.claim(1, 8)) is Reason.VALID
 
 
+def test_void_tells_whether_self_masks_may_have_come_off(started):
+    """A member that was not shown the final set must not take its reading for free."""
+    world, everybody = started.world, set(range(9))
+    assert world.submit(started.void(1, Reason.TOO_FEW_SHARES)) is Reason.BAD_ARGUMENT
+    assert world.submit(started.settle(1, 0, everybody, is_final=True)) is Reason.VALID
+    assert world.submit(started.void(1, Reason.TIMED_OUT)) is Reason.BAD_ARGUMENT
+    assert world.submit(started.void(1, Reason.ALREADY_REVEALED)) is Reason.VALID
+
+
 def test_void_says_why(started):
     assert started.world.submit(started.void(1, Reason.VALID)) is Reason.BAD_ARGUMENT
     assert started.world.submit(started.void(2)) is Reason.UNKNOWN_ROUND

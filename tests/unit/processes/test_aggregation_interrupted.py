@@ -24,7 +24,16 @@ from bcami.aggregation.rehearsal import Rehearsal
 from bcami.aggregation.rules import are_near
 from bcami.ami.aggregation_history import EarlierRound
 from bcami.errors import InputError
-from bcami.model.aggregation import MASKED, NO_NOISE, RoundResult, RoundView, SettleArgument, Settlement, members_of
+from bcami.model.aggregation import (
+    MASKED,
+    NO_NOISE,
+    REVEALED,
+    RoundResult,
+    RoundView,
+    SettleArgument,
+    Settlement,
+    members_of,
+)
 from bcami.model.reasons import Reason
 from bcami.processes.aggregation_place import AggregateOptions, look_back
 
@@ -57,6 +66,9 @@ class Chain:
             self.settled[number] = Settlement(argument.wave, argument.contributors, argument.is_final)
         elif function in ("finish", "void"):
             reason, sums = (Reason.VALID, argument.sums) if function == "finish" else (argument.reason, ())
+            if function == "void":
+                settled = self.settled.get(number)
+                assert (reason in REVEALED) == (settled is not None and settled.is_final)
             self.results[number] = RoundResult(reason, sums, 0, True, 0)
         proof = self._street.reader.record(function, argument)
         if number in self.results:
@@ -179,7 +191,8 @@ def test_killed_in_the_middle(steps: int, is_kept: bool) -> None:
     assert ahead.intervals == ((FIRST_S + 1800,) if is_final else (FIRST_S, FIRST_S + 1800))
     assert [item.earlier for item in ahead.summed_before] == ([1] if is_final else [])
     first = town.chain.results[1]
-    assert first.reason is (Reason.VALID if steps == FINISH else Reason.TIMED_OUT)
+    why = Reason.ALREADY_REVEALED if is_final else Reason.TIMED_OUT
+    assert first.reason is (Reason.VALID if steps == FINISH else why)
     for number, first_s in enumerate(ahead.intervals, 2):
         ended = town.round(number, first_s)
         assert ended.reason is Reason.VALID
