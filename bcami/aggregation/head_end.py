@@ -348,13 +348,13 @@ class MaskedRound:
     def _evened(self, contributors: frozenset[int]) -> frozenset[int] | None:
         """Leave out as few as make the set fit the earlier ones of the day (`rules`); None when that is too many.
 
-        An earlier set is taken again when hardly more are there: the fewer sets, the fewer differences; and who came
-        back a moment ago may be gone the next.
+        An earlier set is taken again when hardly more are there, but not all: the fewer sets, the fewer differences;
+        and who came back a moment ago may be gone the next.
         """
         least, past = self._group.plan.contributors_min, [item.contributors for item in self._past]
         enough = max(least, len(contributors) * _AGAIN_PERCENT // 100)
         again = [known for known in past if known <= contributors and len(known) >= enough]
-        if again:
+        if again and len(contributors) < len(self._group.members):
             return max(again, key=len)
         kept = frozenset().union(*(self._kept(part, is_new, contributors) for part, is_new in self._day_parts(past)))
         return kept if len(kept) >= least else None

@@ -319,6 +319,17 @@ class TestWhoIsLeftOut:
                 head_end.receive(call.member, street.step(call.member, call.message, lambda _: 5).message)
         assert set(head_end.left_out().values()) == {Declined(9, Reason.INTERVAL_SPENT, earlier=7)}
 
+    def test_an_earlier_set_is_taken_again_unless_everybody_is_there(self):
+        village = Rehearsal(160, b"village")
+        everybody, before = frozenset(range(160)), frozenset(range(8, 160))
+        past = (Past(1, before),)
+        head_end = MaskedRound(village.group, village.start(2, FIRST_S), village.reader, None, past)
+        assert head_end._evened(everybody) == everybody
+        assert head_end._evened(everybody - {0}) == before
+        assert head_end._evened(before) == before
+        without = head_end._evened(everybody - {100})
+        assert len(without) == 152, "one of the earlier set is gone: seven go with it, and those eight are back"
+
     def test_whom_the_rule_about_alike_groups_leaves_out(self, street):
         """Earlier sums of other rosters count: strangers are members with negative numbers."""
         before = Past(4, frozenset(range(1, 40)))
