@@ -418,7 +418,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(the_log_never_cut),
     Ablation(reads_labelled_with_what_is_durable, first=25),
     Ablation(one_answer_for_weak, first=61),
-    Ablation(answers_of_any_height_for_weak, first=61),
+    Ablation(answers_of_any_height_for_weak, first=10),
     Ablation(statuses_not_answered, first=11),
     Ablation(no_catch_up, first=0),
     Ablation(missing_batches_not_fetched, first=2),
