@@ -31,6 +31,7 @@ class Sync:
         self._chain = chain
         self._executor = executor
         self._out = outbox
+        self._window = roster.genesis.parameters.window
         self.snapshots = SnapshotSync(roster)
         self._early = EarlyBlocks()
         self._source = 0
@@ -51,12 +52,12 @@ class Sync:
 
         The next height is decided and its batches are here: then this node goes on by itself, whatever a peer claims.
         Its vote may be the one that the others lack for a newer snapshot, so waiting for one could be for ever. Not
-        when a certified state above all that is decided here is coming: a liar could have kept old votes and batches,
-        and give those of one block whenever a transfer has begun.
+        when a certified state more than a window above all that is decided here is coming: a liar could have kept old
+        votes and batches, and give those of one block whenever a transfer has begun. Nearer, blocks come by themselves.
         """
         executed = self._executor.height
         can_execute = self._chain.can_execute
-        if can_execute and self.snapshots.target <= max(self._chain.decided):
+        if can_execute and self.snapshots.target <= max(self._chain.decided) + self._window:
             self.snapshots.end()
         if self.snapshots.is_active:
             return
