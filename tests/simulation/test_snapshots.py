@@ -13,6 +13,7 @@ from bcami.model.events import SnapshotInstalled
 from bcami.model.wire import FetchSnapshot, SnapshotPart, Status
 from bcami.node.core import offers, snapshots
 from bcami.node.core.catchup import CatchUp
+from bcami.node.core.effects import Send
 from tests.simulation.cluster import Cluster
 from tests.simulation.scene import WAIT_MS, Scene
 from tests.simulation.test_catchup import lacking_a_certificate
@@ -395,6 +396,47 @@ def test_a_part_that_is_not_full_and_not_the_last_bars_its_peer() -> None:
     cluster.lies.clear()
     scene.settle(wait_ms=20_000)
     assert installed(cluster)
+
+
+def test_parts_that_come_faster_than_the_disk_takes_them_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that sends everything at once would fill the memory of a node with a slow disk."""
+    monkeypatch.setattr(snapshots, "UNWRITTEN_MAX", 2)
+    for module in (offers, snapshots):
+        monkeypatch.setattr(module, "SNAPSHOT_PART_BYTES", 200)
+    scene = pruned()
+    cluster, pushed = scene.cluster, []
+
+    def push(to: int, message: object) -> list[object]:
+        if not isinstance(message, SnapshotPart):
+            return [message]
+        parts = [message]
+        while not parts[-1].is_last:
+            asked = FetchSnapshot(message.header.height, parts[-1].rows[-1][0])
+            effects = cluster.node(0).receive(to, asked, cluster.now_ms)
+            more = [item.message for item in effects if isinstance(item, Send)]
+            if not more:  # it has given what it gives in a while
+                break
+            parts += more
+        pushed.append(len(parts))
+        return parts
+
+    cluster.lies[0] = push
+    for other in (1, 2):
+        cluster.lies[other] = lambda to, message: [] if isinstance(message, SnapshotPart) else [message]
+    cluster.start(3)
+    cluster.block_ms = lambda: 400
+    sync, most = cluster.node(3)._sync.snapshots, 0
+
+    def is_installed() -> bool:
+        nonlocal most
+        if sync.phase is snapshots.Phase.STATE:
+            most = max(most, sync._unwritten)
+        return bool(installed(cluster))
+
+    assert cluster.run(60_000, is_installed)
+    assert max(pushed) > 6, "the whole state was there at once"
+    assert most <= 3, "one more than the limit, which is asked for when nothing waits"
+    assert not cluster.reasons(3, "snapshot"), "the peer is slow to be written, and no liar"
 
 
 def test_the_word_of_one_peer_that_a_block_is_pruned_counts_only_after_a_while() -> None:

@@ -48,6 +48,8 @@ class _Transfer:
     """Certified height that the peer has claimed: an older snapshot is none."""
     asked_ms: int
     attempts: int = 1
+    is_asked: bool = True
+    """Tell whether a part is asked for that has not come: any other is not taken, however fitting."""
     restarts: int = 0
     header: Header | None = None
     certificate: BlockCertificate | None = None
@@ -119,7 +121,7 @@ class SnapshotSync:
         transfer = self._transfer
         if self.phase is not Phase.STATE or transfer is None or elapsed_ms - transfer.asked_ms < ASK_AGAIN_MS:
             return None
-        transfer.asked_ms = elapsed_ms
+        transfer.asked_ms, transfer.is_asked = elapsed_ms, True
         transfer.attempts += 1
         if transfer.attempts > ATTEMPTS_MAX:
             self._transfer = None
@@ -134,7 +136,7 @@ class SnapshotSync:
     def take(self, peer: int, part: SnapshotPart, elapsed_ms: int) -> StageSnapshot | Reason | None:
         """Take a part: what to write, why it and its peer are not to be believed, or None when nobody asked for it."""
         transfer = self._transfer
-        if self.phase is not Phase.STATE or transfer is None or transfer.peer != peer:
+        if self.phase is not Phase.STATE or transfer is None or transfer.peer != peer or not transfer.is_asked:
             return None
         if transfer.header != part.header:
             if part.after:
@@ -148,7 +150,7 @@ class SnapshotSync:
         reason = self._check_rows(transfer, part)
         if reason is not None:
             return self._refuse(reason)
-        transfer.asked_ms, transfer.attempts = elapsed_ms, 1
+        transfer.asked_ms, transfer.attempts, transfer.is_asked = elapsed_ms, 1, False
         fresh = not part.after
         if part.rows:
             transfer.after = part.rows[-1][0]
@@ -157,12 +159,16 @@ class SnapshotSync:
         self._unwritten += 1
         return StageSnapshot((), part.rows, fresh)
 
-    def next_part(self) -> FetchSnapshot | None:
-        """Return what to ask the same peer next."""
+    def next_part(self, elapsed_ms: int) -> tuple[int, FetchSnapshot] | None:
+        """Return the peer of the transfer and what to ask it next; None while a part is on its way or the disk behind.
+
+        So what waits for the disk is bounded, even when a peer sends more than it was asked for.
+        """
         transfer = self._transfer
-        if self.phase is not Phase.STATE or transfer is None:
+        if self.phase is not Phase.STATE or transfer is None or transfer.is_asked or self.is_busy:
             return None
-        return FetchSnapshot(self.target, transfer.after)
+        transfer.asked_ms, transfer.is_asked = elapsed_ms, True
+        return transfer.peer, FetchSnapshot(self.target, transfer.after)
 
     def _refuse(self, reason: Reason) -> Reason:
         self._transfer = None

@@ -77,6 +77,7 @@ class Sync:
 
     def _ask_for_snapshot(self, executed: int, elapsed_ms: int) -> None:
         snapshots = self.snapshots
+        self._ask_for_part(elapsed_ms)
         overdue = snapshots.overdue(elapsed_ms)
         if overdue is not None:
             peer, again = overdue
@@ -149,10 +150,14 @@ class Sync:
             self._catchup.refused(peer, elapsed_ms)
             return
         self._out.add(taken)
-        following = self.snapshots.next_part()
-        if following is not None:
-            self._out.add(out.Send(peer, following))
+        self._ask_for_part(elapsed_ms)
         self._install_if_complete()
+
+    def _ask_for_part(self, elapsed_ms: int) -> None:
+        """Ask for the next part of the state, if it is time."""
+        following = self.snapshots.next_part(elapsed_ms)
+        if following is not None:
+            self._out.add(out.Send(*following))
 
     def _install_if_complete(self) -> None:
         install = self.snapshots.complete()
