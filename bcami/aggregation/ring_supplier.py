@@ -95,12 +95,7 @@ class RingSupplier:
     def request(self, first_s: int) -> list[RingEffect]:
         """Ask the LC for the readings of an interval; only while `is_ready`."""
         assert self._ring is not None
-        self._last_period += 1
-        self._period = _Period(self._last_period, first_s)
-        return [
-            RingSend(self._ring.concentrator, ReadingRequest(self._last_period, first_s)),
-            RingTimer(ROUND),
-        ]
+        return self._ask(self._ring.concentrator, first_s)
 
     def receive(self, sender: bytes, message: RingMessage) -> list[RingEffect]:
         match message:
@@ -110,7 +105,7 @@ class RingSupplier:
                 self._announced.add(message.token)
                 return []
             case ConcentratorIs() if sender in self._licensed:
-                return self._await_ring(message.generation)
+                return self._await_ring(sender, message.generation)
             case KeySum() if sender in self._licensed:
                 return self._take_ring(sender, message)
             case Ciphertext() if sender in self._licensed:
@@ -119,8 +114,8 @@ class RingSupplier:
                 return self._refuse(Reason.NOT_AUTHORIZED)
 
     def timed_out(self, name: str) -> list[RingEffect]:
-        period, ring = self._period, self._ring
-        if name == ROUND and period is not None and ring is not None:
+        period = self._period
+        if name == ROUND and period is not None:
             # Readings are not validated unless all have come; the LC will start again, or has to be replaced.
             self._ring = None
             self._end(period, Reason.RING_BROKEN if period.received else Reason.TIMED_OUT, 0, 0)
@@ -142,15 +137,30 @@ class RingSupplier:
         self._licensed.add(sender)
         return [RingSend(sender, Licence(tuple(sorted(self._members)), self._reading_max))]
 
-    def _await_ring(self, generation: int) -> list[RingEffect]:
-        """A new LC: what the old one said is over."""
+    def _ask(self, concentrator: bytes, first_s: int) -> list[RingEffect]:
+        self._last_period += 1
+        self._period = _Period(self._last_period, first_s)
+        return [RingSend(concentrator, ReadingRequest(self._last_period, first_s)), RingTimer(ROUND)]
+
+    def _await_ring(self, sender: bytes, generation: int) -> list[RingEffect]:
+        """A new LC: what the old one said is over.
+
+        A request that has crossed its announcement is not lost: the new LC is asked when its ring stands.
+        """
         self._has_concentrator = True
-        if self._ring is not None and generation < self._ring.generation:
+        ring = self._ring
+        if ring is not None and (generation, sender) == (ring.generation, ring.concentrator):
+            return []  # overtaken by its own ring
+        if ring is not None and generation < ring.generation:
             return self._refuse(Reason.STALE)
-        if self._period is not None:
-            self._end(self._period, Reason.RING_BROKEN, 0, 0)
+        self._break()
         self._ring = None
         return [RingTimer(RESTART)]
+
+    def _break(self) -> None:
+        """End a period of which a part has come: it cannot be completed by another ring."""
+        if self._period is not None and self._period.received:
+            self._end(self._period, Reason.RING_BROKEN, 0, 0)
 
     def _take_ring(self, sender: bytes, message: KeySum) -> list[RingEffect]:
         if self._ring is not None and message.generation < self._ring.generation:
@@ -163,10 +173,9 @@ class RingSupplier:
             return self._refuse(Reason.KEY_SUM_MISMATCH)
         if len(message.tokens) < self._group_min:
             return [*self._refuse(Reason.GROUP_TOO_SMALL), RingTimer(RESTART)]
-        if self._period is not None:
-            self._end(self._period, Reason.RING_BROKEN, 0, 0)
+        self._break()
         self._ring = _Ring(sender, message.generation, ring_value(message.key_sum), message.tokens)
-        return []
+        return [] if self._period is None else self._ask(sender, self._period.first_s)
 
     def _add(self, message: Ciphertext) -> list[RingEffect]:
         period, ring = self._period, self._ring

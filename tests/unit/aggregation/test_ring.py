@@ -8,7 +8,7 @@ import pytest
 
 from bcami.aggregation.dice import Dice
 from bcami.aggregation.ring_meter import RingMeter, RingRefusal
-from bcami.aggregation.ring_records import SUPPLIER, Ciphertext, KeySum, ReadingRequest, ring_number
+from bcami.aggregation.ring_records import SUPPLIER, Ciphertext, ConcentratorIs, KeySum, ReadingRequest, ring_number
 from bcami.aggregation.ring_rehearsal import RingFaults, RingRehearsal
 from bcami.aggregation.ring_supplier import RingResult
 from bcami.model.reasons import Reason
@@ -45,6 +45,24 @@ def until_whole(ring: RingRehearsal, rounds: int = 8) -> RingResult:
 
 def an_ordinary_one(ring: RingRehearsal) -> bytes:
     return next(address for address in ring.addresses if address != ring.concentrator)
+
+
+class TestHandover:
+    def test_a_request_that_crosses_a_handover_is_asked_again(self, ring):
+        """The next interval is asked for as soon as the last has its sum, when the LC may be handing over."""
+        concentrators = set()
+        for number in range(40):
+            result = ring.sum(FIRST_S + 1800 * number)
+            concentrators.add(ring.supplier._ring.concentrator)
+            assert (result.reason, result.count, result.total) == (Reason.VALID, MEMBERS, total(result.first_s))
+        assert len(concentrators) > 3
+        assert ring.refusals[Reason.NOT_READY], "no request came to an LC that had just handed over"
+
+    def test_an_announcement_that_its_own_ring_overtook_is_nothing_new(self, ring):
+        generation = ring.meters[ring.concentrator].concentrator.generation
+        ring.deliver(SUPPLIER, ring.concentrator, ConcentratorIs(generation))
+        assert ring.supplier.is_ready
+        assert ring.sum(FIRST_S).total == total(FIRST_S)
 
 
 class TestTopology:
