@@ -1,8 +1,8 @@
 """Drives the head-end's side of a masked round over HTTP (`bcami.aggregation.head_end` decides).
 
 Members are reached through *ways*: gateways with many meters behind each. What goes to all members alike is encoded
-once and posted once for each group of them. A call that gets no answer is repeated, byte by byte the same; when all
-calls have ended and something is still awaited, the phase is over.
+once and posted once for each group of them. A post that gets no answer is repeated, byte by byte the same; a gateway's
+word that a meter does not answer is one. When all calls have ended and something is still awaited, the phase is over.
 """
 
 import asyncio
@@ -161,7 +161,7 @@ class HeadEnd:
             silent: list[Call] = []
             answered: list[tuple[Call, Reply]] = []
             for call, reply in await self._post(way, calls):
-                if reply is None or reply.status == httpx.codes.SERVICE_UNAVAILABLE:
+                if reply is None:
                     silent.append(call)
                 else:
                     answered.append((call, reply))

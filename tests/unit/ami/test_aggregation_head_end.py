@@ -8,7 +8,7 @@ import pytest
 from bcami.aggregation.head_end import MaskedRound
 from bcami.aggregation.records import RoundVoid
 from bcami.aggregation.rehearsal import Rehearsal
-from bcami.ami.aggregation_head_end import ATTEMPTS, HeadEnd, Way
+from bcami.ami.aggregation_head_end import HeadEnd, Way
 from bcami.ami.aggregation_meters import CALLS_CODEC, MeterHost
 from bcami.ami.aggregation_metrics import AggregationMetrics
 from bcami.model.reasons import Reason
@@ -42,12 +42,16 @@ class Gateway(httpx.AsyncBaseTransport):
         self._posts_max = posts_max
         self.posts: list[list[int]] = []
         """Meters that each message of a post goes to."""
+        self.lost: set[int] = set()
+        """Posts that get no answer, by their numbers from 1."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if len(self.posts) >= self._posts_max:
             self.posts.append([])
             raise httpx.ConnectError("nobody is there")
         self.posts.append([len(call.hids) for call in CALLS_CODEC.decode(await request.aread())])
+        if len(self.posts) in self.lost:
+            raise httpx.ReadTimeout("the answer is lost")
         return await self._inner.handle_async_request(request)
 
 
@@ -95,14 +99,23 @@ async def test_what_goes_to_all_is_posted_once_for_each_gateway():
 
 
 @pytest.mark.anyio
-async def test_who_goes_after_its_contribution_is_asked_again_and_is_in_the_sum():
+async def test_who_goes_after_its_contribution_is_in_the_sum():
     town = Town()
     gone = {member.hid for member in town.rehearsal.members[:2]}
     town.hosts[0].is_down = lambda hid, is_later: hid in gone and is_later
     _, masked, ended = await town.run()
     assert (ended.reason, masked.left_out()) == (Reason.VALID, {})
-    again = [post for post in town.gateways[0].posts if post == [1, 1]]
-    assert len(again) == ATTEMPTS - 1, "the two that did not answer for their shares"
+    assert town.gateways[0].posts == [[20], [20], [1] * 20], "a gateway's word that nobody is there is an answer"
+
+
+@pytest.mark.anyio
+async def test_a_post_that_is_lost_is_repeated():
+    town = Town()
+    town.gateways[1].lost = {2, 4, 5}
+    informed, _, ended = await town.run()
+    assert informed == frozenset(range(MEMBERS))
+    assert (ended.reason, ended.sums) == (Reason.VALID, (sum(range(100, 100 + MEMBERS)),))
+    assert town.gateways[1].posts == [[20], [20], [20], [1] * 20, [1] * 20, [1] * 20]
 
 
 @pytest.mark.anyio
