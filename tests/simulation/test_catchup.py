@@ -8,6 +8,7 @@ from bcami.crypto.verification import verify_bundle
 from bcami.errors import MalformedError
 from bcami.model.chain import BlockBundle, StoredBatch
 from bcami.model.consensus import Checkpoint, Commit, Prepare, PrePrepare
+from bcami.model.genesis import Parameters
 from bcami.model.wire import PEER_CODEC, FetchBatch, FetchBlocks, Status
 from bcami.node.core import early
 from bcami.node.core.serving import CREDIT_BYTES_MAX, REQUEST_BYTES
@@ -350,3 +351,28 @@ def test_nodes_in_step_ask_each_other_for_no_blocks() -> None:
     scene.cluster.run(2_000)
     assert min(scene.cluster.heights()) > 40
     assert not asked
+
+
+def test_a_certificate_that_came_far_too_early_is_kept_for_a_block_that_brings_none() -> None:
+    """Seed 195203: ordering tells of each certificate once, and the newest block is decided by votes."""
+    scene = Scene(parameters=Parameters(window=2))
+    scene.settle()
+    cluster = scene.cluster
+    newest, is_late_cut_off = cluster.heights()[0] + 6, True
+
+    def drop(_: int, receiver: int, message: object) -> bool:
+        is_vote = isinstance(message, Checkpoint) and message.height == newest
+        return is_late_cut_off and not is_vote if receiver == 3 else is_vote
+
+    cluster.drop = drop
+    for _ in range(5):
+        assert scene.commit(1, scene.reports(1)) == ["valid"]
+    cluster.submit(1, scene.reports(1))
+    late = cluster.node(3)
+    assert cluster.run(WAIT_MS, lambda: late.pbft._checkpoints.certified == newest)
+    assert (late.height, cluster.certified()[0]) == (newest - 6, newest - 1)
+    is_late_cut_off = False
+    assert cluster.run(WAIT_MS, lambda: cluster.heights()[3] == newest)
+    scene.all_certified([3])
+    cluster.drop = lambda *_: False
+    scene.settle()

@@ -173,8 +173,19 @@ class Chain:
         self._out.observe(events.BlockCertified(height))
         if height <= self.durable:
             self.answer(certificate)
-        elif self._agrees(certificate) and height <= self.height + 2 * self._roster.genesis.parameters.window:
-            self.certificates.setdefault(height, certificate)  # a farther one comes again with its block
+        elif self._agrees(certificate):
+            self._keep(height, certificate)
+
+    def _keep(self, height: int, certificate: BlockCertificate) -> None:
+        """Keep a certificate for its block, which may be decided by votes and bring none; of far ones the newest.
+
+        So all are here that ordering knows of, which tells of each once.
+        """
+        limit = self.height + 2 * self._roster.genesis.parameters.window
+        if height > limit:
+            for far in [item for item in self.certificates if item > limit]:
+                del self.certificates[far]
+        self.certificates.setdefault(height, certificate)
 
     def answer(self, certificate: BlockCertificate) -> None:
         """Save the certificate of a durable block and answer for its outcomes, once."""

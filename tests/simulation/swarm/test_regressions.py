@@ -28,6 +28,7 @@ FIXED: dict[int, str] = {
     134460: "an oracle asked for one height at all nodes, while a faulty one kept them busy with batches of its own",
     155635: "a ledger that was lost took the only certificate of its newest block along, and nobody could order the next",
     160438: "an oracle knew of a certificate only when it was saved, after the votes below it were given up with it",
+    195203: "a certificate that came long before its block was dropped, and the block brought none: it had no answer",
     500975: "an oracle took a batch, which a node without its vote log gives to a peer that fetches it, for a new word",
 }
 
