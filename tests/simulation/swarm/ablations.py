@@ -19,6 +19,7 @@ from bcami.endorsement.endorser import Endorser
 from bcami.faults.simulator.disk import Disk
 from bcami.faults.simulator.node import Life
 from bcami.faults.simulator.oracles import Oracles
+from bcami.ledger import memory
 from bcami.ledger.memory import MemoryPromises
 from bcami.model.block import BlockCertificate
 from bcami.model.quorum import Quorum
@@ -32,6 +33,7 @@ from bcami.node.core.dissemination import Dissemination
 from bcami.node.core.effects import CommitBlock
 from bcami.node.core.fetching import Fetching
 from bcami.node.core.gaps import Gaps
+from bcami.node.core.snapshots import SnapshotSync
 from bcami.pbft import proofs, records, slots, timers, views
 from bcami.pbft.checkpoints import Checkpoints
 from bcami.pbft.effects import Forget, Outbox
@@ -335,6 +337,18 @@ def the_first_checkpoint_of_a_liar_counting(patch: Patch) -> None:
     patch.setattr(Checkpoints, "_is_better", lambda *_: False)
 
 
+def the_state_of_a_snapshot_not_compared(patch: Patch) -> None:
+    """Neither when it has come nor when it is installed."""
+    check = SnapshotSync._check_rows
+
+    def lenient(self: SnapshotSync, *where: object) -> Reason | None:
+        reason = check(self, *where)
+        return None if reason is Reason.BAD_DIGEST else reason
+
+    patch.setattr(SnapshotSync, "_check_rows", lenient)
+    patch.setattr(memory, "check_installed", lambda *_, **__: None)
+
+
 # Batches and execution.
 
 
@@ -449,5 +463,6 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(waiting_times_without_a_cap, mode=directed.no_new_view_comes_for_a_while),
     Ablation(no_fairness_timer, mode=directed.a_primary_leaves_one_collector_out),
     Ablation(late_endorsers_keep_waiting, mode=directed.an_endorser_in_turn_is_dead),
+    Ablation(the_state_of_a_snapshot_not_compared, mode=directed.a_liar_gives_the_first_snapshot),
     Ablation(lanes_out_of_order, mode=directed.a_primary_orders_batches_again),
 )

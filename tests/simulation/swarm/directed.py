@@ -29,7 +29,7 @@ from bcami.model.batch import BatchCertificate
 from bcami.model.consensus import Checkpoint, Commit, ConsensusMessage, NewView, PrePrepare, ViewChange
 from bcami.model.genesis import Parameters
 from bcami.model.transaction import transaction_id
-from bcami.model.wire import PeerMessage
+from bcami.model.wire import PeerMessage, SnapshotPart
 from bcami.node.core.dissemination import RESEND_MS
 from bcami.pbft.statements import Statements
 
@@ -196,3 +196,56 @@ def a_primary_orders_batches_again() -> None:
         cluster = _Directed(_plan(byzantine=(0,), safety_ms=2_000), Trace())
         cluster.behaviour = _Stale(Options(), Random(1))
         cluster.run()
+
+
+class _OtherValues(Behaviour[Options]):
+    """Gives snapshots whose first value is another one."""
+
+    name = "other_values"
+    family = "answers"
+    claim = "a snapshot is compared with the state root that its certificate covers"
+
+    def sent(self, node: FaultyNode, to: int, message: PeerMessage, now_ms: int) -> Iterable[PeerMessage]:
+        if not isinstance(message, SnapshotPart) or not message.rows:
+            return (message,)
+        (key, entry), *rest = message.rows
+        other = msgspec.structs.replace(entry, value=bytes([entry.value[0] ^ 1]) + entry.value[1:])
+        return (msgspec.structs.replace(message, rows=((key, other), *rest)),)
+
+
+class _LiarFirst(_Directed):
+    """No honest node gives a snapshot before the liar has given its own."""
+
+    has_lied = False
+
+    def leaves(self, machine: Machine, message: PeerMessage, to: int | None) -> None:
+        if isinstance(message, SnapshotPart):
+            self.has_lied |= machine.index == 0
+            if not self.has_lied:
+                return
+        super().leaves(machine, message, to)
+
+
+def a_liar_gives_the_first_snapshot() -> None:
+    """A node has lost its ledger, and the others have pruned theirs; nothing else happens that would show the lie."""
+    with in_force(real=False):
+        cluster = _LiarFirst(_plan(load=LoadPlan(transactions=0), byzantine=(0,)), Trace())
+        cluster.behaviour = _OtherValues(Options(), Random(1))
+        cluster.excuse(0)
+        for node in range(4):
+            cluster.restart(node)
+        for number in range(4):
+            cluster.submit(1, [cluster.clients.meters[number % 2].report(cluster.events.wall_ms)])
+            cluster.events.run_until(cluster.events.now_ms + 1_000)
+        cluster.crash(3)
+        late = cluster.machines[3].disk
+        late.rebuild()
+        height = cluster.machines[1].disk.ledger.certified_height
+        assert late.ledger.height < height
+        for machine in cluster.machines[:3]:
+            machine.disk.ledger.prune(height)
+        cluster.restart(3)
+        assert cluster.events.run_until(60_000, lambda: late.ledger.height >= height)
+        assert cluster.has_lied
+        assert cluster.snapshots
+        cluster.audit()
