@@ -15,7 +15,11 @@
 * With noise, the ε of all sums of a day stay within a budget.
 
 A reading counts as spent from the moment when its masked form leaves. It is free again only by a receipt that says that
-the round is void, or that the meter is not among its contributors.
+the round is void, or that the meter is not among its contributors. What a ring was given is never free again: nothing
+shows that a void ring told no sum.
+
+A sum is forgotten only when nothing near it can be summed any more (`horizon_s`). Only what cannot be taken back moves
+that time: a round that may still be void does not.
 """
 
 from collections import Counter
@@ -37,7 +41,7 @@ from bcami.units import HALF_HOUR_S
 MEMORY_S: Final = 86_400
 """Intervals closer than this are compared."""
 FORGET_S: Final = 40 * 86_400
-"""Intervals this much older than the newest one are not summed any more, and their sums are forgotten."""
+"""Intervals this much older than the newest sum are not summed any more, and sums a day older still are forgotten."""
 EPSILON_BUDGET_MILLIONTHS: Final = 10_000_000
 """ε that a meter spends on the intervals of a day: 10."""
 PAST_MAX: Final = 4_000
@@ -86,8 +90,7 @@ def refuse_start(memory: MeterMemory, start: StartArgument, group: bytes) -> Obj
     """Return why the meter takes no part in the masked round, or None; `group` is the digest of all members."""
     if start.round <= memory.round_high:
         return Objection(Reason.ROUND_NOT_ABOVE)
-    newest_s = max((past.first_s for past in memory.past), default=0)
-    if start.first_s < newest_s - FORGET_S:
+    if start.first_s < horizon_s(memory, with_rings=True):
         return Objection(Reason.STALE)
     for past in memory.past:
         if overlap(past, start):
@@ -106,13 +109,15 @@ def refuse_start(memory: MeterMemory, start: StartArgument, group: bytes) -> Obj
 
 
 def refuse_ring(memory: MeterMemory, start: StartArgument) -> Objection | None:
-    """Return why the meter takes no part in the ring round, or None; earlier rings are never a reason."""
+    """Return why the meter takes no part in the ring round, or None; earlier rings are a reason only when too many."""
+    if start.first_s < horizon_s(memory, with_rings=False):
+        return Objection(Reason.STALE)
     for past in memory.past:
         if not past.is_ring and overlap(past, start):
             return Objection(Reason.INTERVAL_SPENT, past.round)
         if not past.is_ring and are_near(past, start):
             return Objection(Reason.GROUP_TOO_ALIKE, past.round)
-    return None
+    return Objection(Reason.OVER_QUOTA) if len(remembering_ring(memory, start).past) > PAST_MAX else None
 
 
 def refuse_set(
@@ -136,16 +141,15 @@ def refuse_set(
 def remembering(memory: MeterMemory, start: StartArgument, group: bytes) -> MeterMemory:
     """Return the memory with the round's intervals spent, and without what is old."""
     past = PastSum(start.round, start.first_s, start.slots, NO_HASH, start.noise.epsilon_millionths, group=group)
-    newest_s = max(start.first_s, *(item.first_s for item in memory.past)) if memory.past else start.first_s
-    kept = tuple(item for item in memory.past if item.first_s >= newest_s - FORGET_S)
-    return msgspec.structs.replace(memory, round_high=start.round, past=(*kept, past))
+    return msgspec.structs.replace(memory, round_high=start.round, past=(*_remembered(memory), past))
 
 
 def remembering_ring(memory: MeterMemory, start: StartArgument) -> MeterMemory:
     """Return the memory with a ring round in it; the same interval counts once."""
-    kept = tuple(item for item in memory.past if not (item.is_ring and item.first_s == start.first_s))
     past = PastSum(start.round, start.first_s, start.slots, NO_HASH, 0, is_ring=True)
-    return msgspec.structs.replace(memory, past=(*kept, past)[-PAST_MAX:])
+    same = (True, start.first_s, start.slots)
+    kept = tuple(item for item in _remembered(memory) if (item.is_ring, item.first_s, item.slots) != same)
+    return msgspec.structs.replace(memory, past=(*kept, past))
 
 
 def settled(memory: MeterMemory, round_number: int, digest: bytes) -> MeterMemory:
@@ -157,8 +161,24 @@ def settled(memory: MeterMemory, round_number: int, digest: bytes) -> MeterMemor
 
 
 def freed(memory: MeterMemory, round_number: int) -> MeterMemory:
-    """Return the memory without a round that told nothing of this meter."""
-    return msgspec.structs.replace(memory, past=tuple(item for item in memory.past if item.round != round_number))
+    """Return the memory without a masked round that told nothing of this meter."""
+    past = tuple(item for item in memory.past if item.is_ring or item.round != round_number)
+    return msgspec.structs.replace(memory, past=past)
+
+
+def horizon_s(memory: MeterMemory, *, with_rings: bool) -> int:
+    """Return the start (Unix seconds) of the oldest interval that is still summed, by what was summed for good.
+
+    A ring may be about older intervals than the newest ring, but not about older ones than masked sums are kept for.
+    """
+    firm = [item.first_s for item in memory.past if item.members != NO_HASH or (with_rings and item.is_ring)]
+    return max(firm, default=0) - FORGET_S
+
+
+def _remembered(memory: MeterMemory) -> tuple[PastSum, ...]:
+    """Return what some interval that is still summed may be near to."""
+    masked_s, ring_s = horizon_s(memory, with_rings=False), horizon_s(memory, with_rings=True)
+    return tuple(item for item in memory.past if _end_s(item) + MEMORY_S > (ring_s if item.is_ring else masked_s))
 
 
 def _end_s(item: PastSum | StartArgument) -> int:
