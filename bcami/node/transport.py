@@ -7,13 +7,14 @@ are bounded in bytes: a full queue drops the new frame and counts it, votes are 
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from bcami.codec import encode
 from bcami.crypto.roster import Roster
@@ -265,7 +266,7 @@ class Transport:
                     address, lane, client_context, roster, replica, on_state
                 )
         self._tasks: list[asyncio.Task[None]] = []
-        self._listening: socket.socket | None = None
+        self._listening: list[socket.socket] = []
         self._handshakes: dict[asyncio.Task[None], None] = {}
         self._accepted: set[asyncio.StreamWriter] = set()
         self._reading: dict[tuple[int, str], asyncio.StreamWriter] = {}
@@ -289,23 +290,43 @@ class Transport:
         return sum(lane.connected for (_, name), lane in self._lanes.items() if name == "votes")
 
     async def start(self) -> None:
-        """Listen and dial. Raises OSError when the port is taken."""
+        """Listen, on all addresses of the own name, and dial. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self._own.host, self._own.port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
-        self._listening = socket.create_server(address, family=family, backlog=HANDSHAKES_MAX)
-        self._listening.setblocking(False)
-        self._tasks.append(asyncio.create_task(self._accept(self._listening), name="accept"))
+        try:
+            for family, address in sorted({(item[0], item[4]) for item in found}):
+                self._listen(family, address)
+            if not self._listening:
+                raise OSError(errno.EADDRNOTAVAIL, f"no address of {self._own.host} is one of this machine's")
+        except OSError:
+            self._close_listening()
+            raise
+        for number, listening in enumerate(self._listening):
+            self._tasks.append(asyncio.create_task(self._accept(listening), name=f"accept-{number}"))
         for (peer, lane), outgoing in self._lanes.items():
             self._tasks.append(asyncio.create_task(outgoing.run(), name=f"peer-{peer}-{lane}"))
 
     async def stop(self) -> None:
         await _end(self._tasks)
         await _end(list(self._handshakes))  # each has begun by now, and its transport closes its socket
-        if self._listening is not None:
-            self._listening.close()
+        self._close_listening()
         for writer in list(self._accepted):
             writer.transport.abort()
+
+    def _listen(self, family: int, address: Any) -> None:
+        """Listen on one address; one that this machine does not have, as of IPv6 where there is none, is left out."""
+        try:
+            listening = socket.create_server(address, family=family, backlog=HANDSHAKES_MAX)
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            return
+        listening.setblocking(False)
+        self._listening.append(listening)
+
+    def _close_listening(self) -> None:
+        for listening in self._listening:
+            listening.close()
 
     def send(self, peer: int, message: PeerMessage) -> None:
         self._enqueue(peer, message, frame(encode(message)))

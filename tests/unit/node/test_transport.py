@@ -134,6 +134,32 @@ def test_messages_arrive_in_order_from_the_peer_that_the_certificate_names(pair:
     asyncio.run(scene())
 
 
+def test_a_name_with_several_addresses_is_served_on_all_that_are_here(pair: Pair, monkeypatch) -> None:
+    """As a name with an IPv4 and an IPv6 address; a peer may try any of them first."""
+    port = pair.addresses[0].port
+    known = [("192.0.2.1", port), ("127.0.0.2", port), ("127.0.0.1", port), ("127.0.0.1", port)]  # one is elsewhere
+
+    async def resolved(*_, **__) -> list:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in known]
+
+    async def scene() -> None:
+        a = pair.transport(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+            await a.start()
+            for address in known[1:3]:
+                socket.create_connection(address, timeout=5).close()
+            await a.stop()
+            for address in known[1:3]:
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(address, timeout=5)
+            del known[1:]
+            with pytest.raises(OSError, match="no address of 127.0.0.1 is one of this machine's"):
+                await pair.transport(0).start()
+
+    asyncio.run(scene())
+
+
 def test_a_peer_that_comes_back_is_found_again(pair: Pair) -> None:
     async def scene() -> None:
         a, b = pair.transport(0), pair.transport(1)
