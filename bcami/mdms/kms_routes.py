@@ -8,15 +8,14 @@ import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from bcami.codec import encode
+from bcami.codec import Codec, encode
 from bcami.errors import MalformedError
 from bcami.kms.inbox import INBOX_MAX, KINDS
 from bcami.kms.subscription import SUBSCRIPTION
@@ -25,14 +24,14 @@ from bcami.mdms.access import Operator, Reader, service_of
 from bcami.mdms.head_end import Epoch, Gap, HeadEnd, Heard, Message
 from bcami.mdms.kms_admission import CHALLENGE_S, Admitted
 from bcami.mdms.kms_service import KmsService, received_form
+from bcami.mdms.requests_in_hand import BODY_S, REQUESTS_MAX, NoRoom, Place, TooLarge, TooLate
 from bcami.mdms.service import MdmsService
 from bcami.model.reasons import Reason, explain
 
-REQUESTS_MAX: Final = 32
-"""Requests with messages that are in hand at a time: each holds a few megabytes at most."""
-BODY_S: Final = 10.0
 LAST_WORDS_S: Final = 1.0
 """How long a stream that the head-end ended may take to tell its reader."""
+
+T = TypeVar("T")
 
 router = APIRouter(prefix="/v1/kms")
 
@@ -48,8 +47,8 @@ def kms_of(request: Request) -> KmsService:
 async def messages(request: Request) -> dict[str, Any]:
     """Take messages of meters: the body is msgpack `bcami.kms.wire.UpBatch`. Answers what was refused, by reason."""
     kms = kms_of(request)
-    with _in_hand(kms):
-        batch = UP_BATCH.decode(await _body(request, UP_BATCH.bytes_max, kms))
+    with _in_hand(kms) as place:
+        batch = await _decoded(request, UP_BATCH, kms, place)
         refused = await kms.receive(batch, "" if request.client is None else request.client.host)
     return {"taken": len(batch), "refused": dict(refused)}
 
@@ -63,8 +62,8 @@ async def stream(
     With Last-Event-ID a stream goes on where it ended; an event `gap` says when it cannot.
     """
     kms = kms_of(request)
-    with _in_hand(kms):
-        wanted = SUBSCRIPTION.decode(await _body(request, SUBSCRIPTION.bytes_max, kms))
+    with _in_hand(kms) as place:
+        wanted = await _decoded(request, SUBSCRIPTION, kms, place)
         admitted = await kms.admission.admit(wanted)
     if isinstance(admitted, Reason):
         raise HTTPException(503 if admitted is Reason.QUEUE_FULL else 403, f"{admitted}: {explain(admitted)}")
@@ -156,31 +155,26 @@ async def status(request: Request, _: Reader) -> dict[str, Any]:
     return await kms.status()
 
 
-@contextmanager
-def _in_hand(kms: KmsService) -> Iterator[None]:
-    """Bound how many requests with bodies there are; what does not decode is refused."""
-    if kms.requests >= REQUESTS_MAX:
-        raise _refusal(kms, 503, Reason.QUEUE_FULL, f"{REQUESTS_MAX} requests are in hand")
-    kms.requests += 1
+async def _decoded(request: Request, codec: Codec[T], kms: KmsService, place: Place) -> T:
+    """Return what a body holds; one that does not decode, or does not come, is refused."""
     try:
-        yield
+        return codec.decode(await place.body(request.stream(), codec.bytes_max))
     except MalformedError as error:
         raise _refusal(kms, 400, Reason.MALFORMED, error.what) from None
-    finally:
-        kms.requests -= 1
-
-
-async def _body(request: Request, bytes_max: int, kms: KmsService) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for part in request.stream():
-                body += part
-                if len(body) > bytes_max:
-                    raise _refusal(kms, 413, Reason.OVERSIZED, f"more than {bytes_max} bytes")
-    except (TimeoutError, ClientDisconnect):
+    except TooLarge:
+        raise _refusal(kms, 413, Reason.OVERSIZED, f"more than {codec.bytes_max} bytes") from None
+    except TooLate:
         raise _refusal(kms, 408, Reason.TIMED_OUT, f"no whole body within {BODY_S:.0f} s") from None
-    return bytes(body)
+
+
+@contextmanager
+def _in_hand(kms: KmsService) -> Iterator[Place]:
+    """Bound how many requests with bodies there are."""
+    try:
+        with kms.requests.place() as place:
+            yield place
+    except NoRoom:
+        raise _refusal(kms, 503, Reason.QUEUE_FULL, f"{REQUESTS_MAX} requests are in hand") from None
 
 
 def _refusal(kms: KmsService, status: int, reason: Reason, detail: str) -> HTTPException:

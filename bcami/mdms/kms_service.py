@@ -33,6 +33,7 @@ from bcami.mdms.kms_chain import KmsChain
 from bcami.mdms.kms_metrics import KmsMetrics
 from bcami.mdms.kms_store import KmsStore
 from bcami.mdms.periods import Surroundings
+from bcami.mdms.requests_in_hand import RequestsInHand
 from bcami.mdms.store import MdmsStore
 from bcami.model.reasons import Reason
 from bcami.token_buckets import TokenBuckets
@@ -92,8 +93,7 @@ class KmsService:
         self._failure: Exception | None = None
         self._signer: SecretKey | None = None
         self._followed = 0
-        self.requests = 0
-        """HTTP requests with messages that are in hand."""
+        self.requests = RequestsInHand()
         self._bootstraps = TokenBuckets(BOOTSTRAPS_PER_SECOND, BOOTSTRAPS_BURST)
         self._rotate = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None

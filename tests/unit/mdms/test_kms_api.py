@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +29,7 @@ from bcami.kms.messages import (
 from bcami.kms.records import HardenedChannel
 from bcami.kms.subscription import SUBSCRIBED_MAX, Subscriber, Subscription
 from bcami.kms.wire import UP_BYTES_MAX
-from bcami.mdms import head_end, kms_routes
+from bcami.mdms import head_end, requests_in_hand
 from bcami.mdms.head_end import STREAMS_OF_METER_MAX
 from bcami.mdms.kms_routes import LAST_WORDS_S
 from bcami.mdms.kms_service import KmsService
@@ -75,7 +75,7 @@ def test_bodies_of_another_form_are_refused_and_counted(
         assert answer.status_code == status, answer.text
         assert answer.json()["detail"].startswith(reason)
         assert desk.count(reason) == 1
-        assert (service.requests, service.head_end.listeners) == (0, 1), "the desk's own stream"
+        assert (service.requests.count, service.head_end.listeners) == (0, 1), "the desk's own stream"
 
     desk.run(work)
 
@@ -84,17 +84,47 @@ def test_more_than_can_be_held_is_refused(desk: Desk, monkeypatch: pytest.Monkey
     async def work(desk: Desk, service: KmsService) -> None:
         await keys(desk, service)
         async with client_of(desk, service) as client:
-            monkeypatch.setattr(kms_routes, "REQUESTS_MAX", 0)
+            monkeypatch.setattr(requests_in_hand, "REQUESTS_MAX", 0)
             assert (await client.post("/v1/kms/messages", content=encode(()))).status_code == 503
             monkeypatch.setattr(head_end, "SUBSCRIBED_MAX", 0)
             shown = encode(wanted(desk, service.admission.challenge()))
             assert (await client.post("/v1/kms/stream", content=shown)).status_code == 503
-            monkeypatch.setattr(kms_routes, "REQUESTS_MAX", 1)
+            monkeypatch.setattr(requests_in_hand, "REQUESTS_MAX", 1)
             assert (await client.post("/v1/kms/stream", content=shown)).status_code == 503
             assert desk.count(Reason.QUEUE_FULL) == 3
             one = Subscriber(bytes(32), 1, bytes(64))
             many = encode(Subscription(bytes(32), (one,) * (SUBSCRIBED_MAX + 1)))
             assert (await client.post("/v1/kms/stream", content=many)).status_code == 400
+
+    desk.run(work)
+
+
+@pytest.mark.parametrize("path", ["messages", "stream"])
+def test_slow_bodies_of_strangers_take_nobody_s_place(desk: Desk, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests_in_hand, "REQUESTS_MAX", 4)
+
+    async def work(desk: Desk, service: KmsService) -> None:
+        begun, never = asyncio.Semaphore(0), asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b"\x90"
+            begun.release()
+            await never.wait()
+
+        async with client_of(desk, service) as client:
+            strangers = [asyncio.create_task(client.post(f"/v1/kms/{path}", content=slow())) for _ in range(4)]
+            for _ in strangers:
+                await begun.acquire()
+            assert service.requests.count == 4
+            answer = await client.post("/v1/kms/messages", content=encode(()))
+            assert answer.status_code == 200, answer.text
+            first = await strangers[0]
+            assert (first.status_code, first.json()["detail"][:10]) == (503, Reason.QUEUE_FULL)
+            assert service.requests.count == 3, "the others have their time"
+            for stranger in strangers[1:]:
+                stranger.cancel()
+            await asyncio.gather(*strangers, return_exceptions=True)
+            assert service.requests.count == 0
 
     desk.run(work)
 
