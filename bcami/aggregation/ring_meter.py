@@ -114,6 +114,8 @@ class RingMeter:
         self._successor: bytes | None = None
         self._period = 0
         self._own_delta = 0
+        self._early: Delta | None = None
+        """One that has overtaken the word of who comes next."""
         self._attempts = 0
 
     def connect(self, signer: Signer, session: int, chain: bytes, epoch: int) -> list[RingEffect]:
@@ -157,7 +159,8 @@ class RingMeter:
                 if sender != self._lc or message.generation != self._generation:
                     return [_no(Reason.STALE)]
                 self._successor = message.address
-                return []
+                early, self._early = self._early, None
+                return [] if early is None else self._pass_on(early)
             case Delta():
                 return self._pass_on(message)
             case Handover():
@@ -223,6 +226,8 @@ class RingMeter:
     def _register(self, sender: bytes, grant: TokenGrant) -> list[RingEffect]:
         if grant.generation < self._generation or self.concentrator is not None:
             return [_no(Reason.STALE)]
+        if grant.generation == self._generation and self._lc is not None and self._lc < sender:
+            return []  # of an LC that gives way to the one it has a key of
         self._lc = sender
         if (grant.generation, grant.token) != (self._generation, self._token):  # else the same key again
             self._generation, self._token = grant.generation, grant.token
@@ -280,6 +285,9 @@ class RingMeter:
 
     def _pass_on(self, delta: Delta) -> list[RingEffect]:
         lc = self.concentrator
+        if delta.generation == self._generation and self._successor is None and lc is None:
+            self._early = delta
+            return []
         if delta.generation != self._generation or self._successor is None:
             return [_no(Reason.STALE)]
         value = ring_value(delta.value)

@@ -72,6 +72,10 @@ class RingSupplier:
         self._licensed: set[bytes] = set()
         self._announced: set[bytes] = set()
         self._ring: _Ring | None = None
+        self._is_replaced = False
+        """Another LC has taken over: this ring ends with its period, of which a part has come."""
+        self._early: tuple[bytes, KeySum] | None = None
+        """A ring, and whose, that has overtaken the notice of one of its tokens."""
         self._period: _Period | None = None
         self._last_period = 0
         self._has_concentrator = False
@@ -103,7 +107,7 @@ class RingSupplier:
                 return self._license(sender, message)
             case TokenNotice() if sender in self._licensed:
                 self._announced.add(message.token)
-                return []
+                return self._take_early()
             case ConcentratorIs() if sender in self._licensed:
                 return self._await_ring(sender, message.generation)
             case KeySum() if sender in self._licensed:
@@ -145,7 +149,8 @@ class RingSupplier:
     def _await_ring(self, sender: bytes, generation: int) -> list[RingEffect]:
         """A new LC: what the old one said is over.
 
-        A request that has crossed its announcement is not lost: the new LC is asked when its ring stands.
+        A request that has crossed its announcement is not lost: the new LC is asked when its ring stands. One of which
+        ciphertexts have come goes on: an LC hands over when δ has come back, so the rest of them is on its way.
         """
         self._has_concentrator = True
         ring = self._ring
@@ -153,6 +158,9 @@ class RingSupplier:
             return []  # overtaken by its own ring
         if ring is not None and generation < ring.generation:
             return self._refuse(Reason.STALE)
+        if ring is not None and sender != ring.concentrator and self._period is not None and self._period.received:
+            self._is_replaced = True
+            return [RingTimer(RESTART)]
         self._break()
         self._ring = None
         return [RingTimer(RESTART)]
@@ -166,6 +174,7 @@ class RingSupplier:
         if self._ring is not None and message.generation < self._ring.generation:
             return self._refuse(Reason.STALE)
         if not set(message.tokens) <= self._announced:
+            self._early = (sender, message)
             return self._refuse(Reason.WRONG_TOKEN)
         if len(set(message.tokens)) != len(message.tokens):
             return self._refuse(Reason.MEMBER_TWICE)
@@ -176,6 +185,12 @@ class RingSupplier:
         self._break()
         self._ring = _Ring(sender, message.generation, ring_value(message.key_sum), message.tokens)
         return [] if self._period is None else self._ask(sender, self._period.first_s)
+
+    def _take_early(self) -> list[RingEffect]:
+        if self._early is None or not set(self._early[1].tokens) <= self._announced:
+            return []
+        (sender, message), self._early = self._early, None
+        return self._take_ring(sender, message)
 
     def _add(self, message: Ciphertext) -> list[RingEffect]:
         period, ring = self._period, self._ring
@@ -202,6 +217,8 @@ class RingSupplier:
         tokens = sha256(b"".join(sorted(period.received))).digest()
         self.results.append(RingResult(reason, period.number, period.first_s, total, count, tokens))
         self._period = None
+        if self._is_replaced:
+            self._ring, self._is_replaced = None, False
 
     def _refuse(self, reason: Reason) -> list[RingEffect]:
         self.refused[reason] += 1

@@ -8,7 +8,18 @@ import pytest
 
 from bcami.aggregation.dice import Dice
 from bcami.aggregation.ring_meter import RingMeter, RingRefusal
-from bcami.aggregation.ring_records import SUPPLIER, Ciphertext, ConcentratorIs, KeySum, ReadingRequest, ring_number
+from bcami.aggregation.ring_records import (
+    SUPPLIER,
+    Ciphertext,
+    ConcentratorIs,
+    Delta,
+    KeySum,
+    ReadingRequest,
+    Successor,
+    TokenGrant,
+    TokenNotice,
+    ring_number,
+)
 from bcami.aggregation.ring_rehearsal import RingFaults, RingRehearsal
 from bcami.aggregation.ring_supplier import RingResult
 from bcami.model.reasons import Reason
@@ -63,6 +74,52 @@ class TestHandover:
         ring.deliver(SUPPLIER, ring.concentrator, ConcentratorIs(generation))
         assert ring.supplier.is_ready
         assert ring.sum(FIRST_S).total == total(FIRST_S)
+
+
+class TestOvertaking:
+    """Nothing orders messages of different senders, and a busy machine those of one sender neither."""
+
+    def generation(self, ring: RingRehearsal) -> int:
+        return ring.meters[ring.concentrator].concentrator.generation
+
+    def test_a_delta_waits_for_the_word_who_comes_next(self, ring):
+        member = an_ordinary_one(ring)
+        address, ring.meters[member]._successor = ring.meters[member]._successor, None
+        ring._carry_out(SUPPLIER, ring.supplier.request(FIRST_S))
+        ring.settle(until=lambda: any(to == member and isinstance(item, Delta) for to, _, item in ring.seen))
+        ring.deliver(member, ring.concentrator, Successor(self.generation(ring), address))
+        assert ring.settle(until=lambda: ring.supplier.results, limit_ms=1_000)
+        assert ring.supplier.results[0].total == total(FIRST_S)
+
+    def test_a_ring_waits_for_the_notice_of_its_last_token(self, ring):
+        lc, late = ring.concentrator, b"\x05" * 16
+        tokens = list(ring.meters[lc].concentrator.tokens.values())
+        ring.deliver(SUPPLIER, lc, KeySum(9, ring_number(1), (*tokens[1:], late)))
+        assert ring.supplier._ring.generation == self.generation(ring)
+        ring.deliver(SUPPLIER, lc, TokenNotice(late))
+        assert ring.supplier._ring.generation == 9
+
+    def test_the_last_ciphertext_may_come_after_the_next_lc(self, ring):
+        ring._carry_out(SUPPLIER, ring.supplier.request(FIRST_S))
+        assert ring.settle(until=lambda: len(ring.supplier._period.received) == MEMBERS - 1)
+        ring.deliver(SUPPLIER, an_ordinary_one(ring), ConcentratorIs(self.generation(ring) + 1))
+        assert ring.settle(until=lambda: ring.supplier.results)
+        assert ring.supplier.results[0].total == total(FIRST_S)
+        assert not ring.supplier.is_ready, "the ring of the next LC does not stand yet"
+
+    def test_a_late_grant_of_an_lc_that_gave_way_changes_no_key(self, ring):
+        other = max(ring.addresses)
+        member = next(address for address in ring.addresses if address not in {other, ring.concentrator})
+        assert ring.concentrator < other
+        ring.deliver(member, other, TokenGrant(self.generation(ring), b"\x05" * 16))
+        assert ring.sum(FIRST_S).total == total(FIRST_S)
+
+    @pytest.mark.parametrize("seed", [4, 6, 10, 16])
+    def test_it_costs_no_sum(self, seed):
+        ring = RingRehearsal(MEMBERS, b"late" + bytes([seed]), reading, RingFaults(jitter_ms=100))
+        for number in range(20):
+            result = ring.sum(FIRST_S + 1800 * number)
+            assert (result.reason, result.count, result.total) == (Reason.VALID, MEMBERS, total(result.first_s))
 
 
 class TestTopology:

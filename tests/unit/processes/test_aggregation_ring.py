@@ -1,13 +1,20 @@
-"""Meters that open new sessions while a ring runs, over real HTTP: their old keys are destroyed, and a new ring forms."""
+"""Meters that open new sessions while a ring runs: their old keys are destroyed, and a new ring forms.
 
-import os
+Over HTTP in memory and in virtual time: each message takes its time, so that they overtake each other.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
+from random import Random
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from bcami.aggregation.rehearsal import RehearsalReader
-from bcami.aggregation.ring_meter import CONNECT, SEARCH
+from bcami.ami import ring_parties
 from bcami.ami.aggregation_metrics import AggregationMetrics
 from bcami.crypto.hpke import KemSecretKey
 from bcami.crypto.keys import SecretKey
@@ -24,21 +31,25 @@ from bcami.model.aggregation import (
 from bcami.model.reasons import Reason
 from bcami.processes import aggregation_ring
 from bcami.processes.aggregation_place import AggregateOptions, Place
+from tests import virtual
 
 FIRST_S = 1_800 * 100_000
 MEMBERS = 9
 CHAIN = sha256(b"chain").digest()
+LATE_S = 0.1
+"""A message or its answer takes up to so long."""
 
 
 class Meters:
     """As much of a fleet as a ring asks for; `renew` is what a new period of the MDMS makes of a meter."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
         self.ids = {sha256(b"meter%d" % number).digest(): f"meter {number}" for number in range(MEMBERS)}
         self._sessions = {meter_id: self._open(1) for meter_id in self.ids.values()}
 
     def _open(self, number: int) -> SimpleNamespace:
-        key, kem = SecretKey.generate(os.urandom(32)), KemSecretKey.generate(os.urandom(32))
+        key, kem = SecretKey.generate(self._random.randbytes(32)), KemSecretKey.generate(self._random.randbytes(32))
         return SimpleNamespace(number=number, key=key, kem=kem)
 
     def renew(self, meter_id: str) -> None:
@@ -125,34 +136,41 @@ def place_of(meters: Meters, chain: Chain, intervals: int) -> Place:
     )
 
 
-class FirstAlone(dict):
-    """Timers that are short while the first meter looks for others, which are not there yet, and long from then on."""
+class Network(httpx.AsyncBaseTransport):
+    """Carries each request and each answer as late as chance has it."""
 
-    def __init__(self, timers, supplier) -> None:
-        super().__init__(timers)
-        self._supplier = supplier
+    def __init__(self, application, random: Random) -> None:
+        self._inner = httpx.ASGITransport(app=application)
+        self._random = random
 
-    def __getitem__(self, name: str) -> float:
-        is_alone = name in (CONNECT, SEARCH) and not self._supplier.has_concentrator
-        return 0.02 if is_alone else super().__getitem__(name)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = aggregation_ring._parties
-
-    def parties(place, supplier, memories):
-        made = make(place, supplier, memories)
-        made._timers_s = FirstAlone(made._timers_s, supplier)
-        return made
-
-    monkeypatch.setattr(aggregation_ring, "_parties", parties)
-    monkeypatch.setattr(aggregation_ring, "_JOIN_S", 0.0)
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(self._random.uniform(0, LATE_S))
+        answer = await self._inner.handle_async_request(request)
+        await asyncio.sleep(self._random.uniform(0, LATE_S))
+        return answer
 
 
-@pytest.mark.anyio
-async def test_between_two_rounds() -> None:
-    meters = Meters()
+@pytest.fixture(params=range(3))
+def seed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Give keys, dice and delays of this seed."""
+    number: int = request.param
+    random = Random(number)
+
+    @asynccontextmanager
+    async def served(application) -> AsyncIterator[Network]:
+        yield Network(application, random)
+
+    monkeypatch.setattr(aggregation_ring, "served", served)
+    monkeypatch.setattr(
+        aggregation_ring, "client", lambda network: httpx.AsyncClient(transport=network, base_url="http://ring")
+    )
+    for module in (aggregation_ring, ring_parties):
+        monkeypatch.setattr(module, "os", SimpleNamespace(urandom=random.randbytes))
+    return number
+
+
+def test_between_two_rounds(seed: int) -> None:
+    meters = Meters(seed)
 
     def after(function: str, argument) -> None:
         if function == "claim" and argument.round == 1:
@@ -160,17 +178,16 @@ async def test_between_two_rounds() -> None:
                 meters.renew(meter_id)
 
     chain = Chain(meters, after)
-    report = await aggregation_ring.run_ring(place_of(meters, chain, 3))
+    report = virtual.run(aggregation_ring.run_ring(place_of(meters, chain, 3)))
     assert [item.reason for item in report.rounds] == [Reason.VALID] * 3
     assert [item.contributors for item in report.rounds] == [MEMBERS] * 3
     assert report.is_exact
     assert [item.roster for name, item in chain.recorded if name in ("fix_roster", "start")] == [1, 1, 2, 2, 2]
 
 
-@pytest.mark.anyio
-async def test_in_the_middle_of_a_round() -> None:
+def test_in_the_middle_of_a_round(seed: int) -> None:
     """The round is void, with its reason on the chain; nothing waits for timers, and the next round has a sum."""
-    meters = Meters()
+    meters = Meters(seed)
 
     def after(function: str, argument) -> None:
         if function == "start" and argument.round == 1:
@@ -178,7 +195,7 @@ async def test_in_the_middle_of_a_round() -> None:
                 meters.renew(meter_id)
 
     chain = Chain(meters, after)
-    report = await aggregation_ring.run_ring(place_of(meters, chain, 2))
+    report = virtual.run(aggregation_ring.run_ring(place_of(meters, chain, 2)))
     assert [item.reason for item in report.rounds] == [Reason.SESSION_CLOSED, Reason.VALID]
     assert "new sessions" in report.rounds[0].explanation
     assert report.rounds[1].contributors == MEMBERS
