@@ -123,6 +123,8 @@ class MeterHost:
         """Of the meters' steps in rounds, with what is noted and counted of them."""
         self.roster_cpu_s = 0.0
         """Of taking rosters and agreeing on keys."""
+        self._turn = asyncio.Lock()
+        """Held from a step of a meter until its writes are in line: an answer that is repeated waits for them too."""
 
     def application(self) -> Starlette:
         return Starlette(
@@ -150,10 +152,12 @@ class MeterHost:
         body = await self._body(request, TO_METER_CODEC.bytes_max)
         if isinstance(body, Response):
             return body
-        message, began = _decoded(body), process_time()
-        given = self._receive(hid, message, body)
-        self._count_cpu(message, process_time() - began)
-        await self._fleet.keep(given.writes)
+        async with self._turn:
+            message, began = _decoded(body), process_time()
+            given = self._receive(hid, message, body)
+            self._count_cpu(message, process_time() - began)
+            keeping = asyncio.create_task(self._fleet.keep(given.writes))
+        await keeping
         if given.reason is not None:
             return self._refuse(given.status, given.reason)
         return Response(given.data, given.status, media_type=MSGPACK)
@@ -173,12 +177,14 @@ class MeterHost:
             message = _decoded(call.message)
             asked += [(hid, message, call.message) for hid in call.hids]
         all_given: list[_Given] = []
-        for first in range(0, len(asked), _YIELD_EVERY):
-            began = process_time()  # not for each: it takes as long as some of what it measures
-            all_given += [self._receive(*item) for item in asked[first : first + _YIELD_EVERY]]
-            self._count_cpu(asked[first][1], process_time() - began)
-            await asyncio.sleep(0)
-        await self._fleet.keep([write for given in all_given for write in given.writes])
+        async with self._turn:
+            for first in range(0, len(asked), _YIELD_EVERY):
+                began = process_time()  # not for each: it takes as long as some of what it measures
+                all_given += [self._receive(*item) for item in asked[first : first + _YIELD_EVERY]]
+                self._count_cpu(asked[first][1], process_time() - began)
+                await asyncio.sleep(0)
+            keeping = asyncio.create_task(self._fleet.keep([write for given in all_given for write in given.writes]))
+        await keeping
         for given in all_given:
             if given.reason is not None:
                 self._metrics.no(METER, given.reason)

@@ -1,5 +1,6 @@
 """A gateway's meters over HTTP: one by one and many together; what is not a message to one of them is counted."""
 
+import asyncio
 from types import SimpleNamespace
 
 import httpx
@@ -66,6 +67,23 @@ async def test_many_at_once_are_durable_in_one_transaction(street, host):
     assert [(type(item), item.member) for item in sent] == [(Contribution, member) for member in range(8)]
     assert [len(commit) for commit in host._fleet.commits] == [8]
     assert host._metrics.noes() == {"meter": {"malformed": 1, "not_a_member": 1}}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_a_repeated_answer_does_not_leave_before_the_first_is_durable(street, host, is_alone):
+    """The same question comes again while the gateway is busy with others that came along with it."""
+    hids = tuple(member.hid for member in street.members)
+    notice = TO_METER_CODEC.encode(street.notice)
+    await post(host, "/v1/aggregation", CALLS_CODEC.encode((Forwarded(hids, notice),)))
+    call = TO_METER_CODEC.encode(RoundCall(street.reader.record("start", street.start(1, FIRST_S))))
+    path, again = f"/v1/aggregation/{hids[0].hex()}", call
+    if not is_alone:
+        path, again = "/v1/aggregation", CALLS_CODEC.encode((Forwarded(hids[:1], call),))
+    host._fleet.commits.clear()
+    whole = post(host, "/v1/aggregation", CALLS_CODEC.encode((Forwarded(hids, call),)))
+    await asyncio.gather(whole, post(host, path, again))
+    assert [len(commit) for commit in host._fleet.commits] == [len(hids), 0]
 
 
 @pytest.mark.anyio
