@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from bcami.aggregation.rules import are_near, overlap
+from bcami.aggregation.rules import FORGET_S, are_near, overlap
 from bcami.ami.aggregation_chain import AggregationChain
 from bcami.client.nodes import NodeClient, NodeUnavailable
 from bcami.client.proofs import prove
@@ -30,21 +30,22 @@ from bcami.model.aggregation import (
 )
 from bcami.model.api import QueryAnswer, TransactionProof
 from bcami.model.ids import NO_HASH
-from bcami.model.reasons import Reason
 from bcami.model.signing import u64
 
 ROUNDS_MAX: Final = 10_000
 """Rounds that are looked at, from the newest back."""
+LATER_MAX: Final = 48
+"""Sums of much later intervals that are looked at: the latest ones."""
 _READS_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierRound:
-    """A round whose intervals lie within a day of those that are to be summed."""
+    """A round whose intervals lie within a day of those that are to be summed, or so late that these are forgotten."""
 
     view: RoundView
     hids: frozenset[bytes]
-    """Members whose readings count as given: the final contributors; all members of a ring."""
+    """Members whose readings count as given: the final contributors; all members of a ring, whatever it ended with."""
     group: frozenset[bytes]
     """All members of its roster."""
 
@@ -59,14 +60,24 @@ class EarlierRound:
     def stands_against(self, first_s: int, mode: Mode, group: frozenset[bytes]) -> bool:
         """Tell whether its members do not give their reading of this half-hour to such a sum of the group any more."""
         wanted, start = half_hour(first_s, mode), self.view.start
+        if self.is_much_later(first_s):
+            return MASKED in (start.mode, mode)
         if start.mode != mode or (mode == MASKED and self.group != group):
             return are_near(start, wanted)
         return mode == MASKED and overlap(start, wanted)
+
+    def is_much_later(self, first_s: int) -> bool:
+        """Tell whether its members, if they count, sum nothing of that time any more."""
+        return _is_much_later(self.view.start, first_s)
 
 
 def half_hour(first_s: int, mode: Mode) -> StartArgument:
     """Return a round over one half-hour, for comparison with others."""
     return StartArgument(0, 0, NO_HASH, mode, first_s, 1, 1, NO_NOISE)
+
+
+def _is_much_later(start: StartArgument, first_s: int) -> bool:
+    return first_s < start.first_s - FORGET_S
 
 
 class AggregationHistory:
@@ -79,20 +90,28 @@ class AggregationHistory:
         self._members: dict[int, list[bytes]] = {}
 
     async def near(self, intervals: Sequence[int]) -> list[EarlierRound]:
-        """Return earlier rounds within a day of any of the intervals, newest first."""
+        """Return earlier rounds within a day of any of the intervals, newest first, and then much later ones."""
         heads = await self._chain.heads()
         wanted = [half_hour(first_s, MASKED) for first_s in intervals]
         numbers = range(heads.round, max(0, heads.round - ROUNDS_MAX), -1)
         turns = asyncio.Semaphore(_READS_MAX)
 
-        async def look(number: int) -> int | None:
+        async def look(number: int) -> StartArgument | None:
             async with turns:
-                start = await self._hint(number)
-            return number if start is None or any(are_near(start, item) for item in wanted) else None
+                return await self._hint(number)
 
-        found = [number for number in await asyncio.gather(*map(look, numbers)) if number is not None]
+        starts = dict(zip(numbers, await asyncio.gather(*map(look, numbers)), strict=True))
+        found = [n for n, start in starts.items() if start is None or any(are_near(start, item) for item in wanted)]
+        oldest_s = min(intervals, default=0)
+        later = [start for start in starts.values() if start is not None and _is_much_later(start, oldest_s)]
+        later = sorted(later, key=lambda start: start.first_s, reverse=True)[:LATER_MAX]
+        found += [start.round for start in later if start.round not in found]
         rounds = [await self._round(number) for number in found]
-        return [item for item in rounds if any(are_near(item.view.start, other) for other in wanted)]
+        return [
+            item
+            for item in rounds
+            if any(are_near(item.view.start, other) or item.is_much_later(other.first_s) for other in wanted)
+        ]
 
     async def ending(self, number: int) -> TransactionProof | None:
         """Return the transaction that ended a round, with its receipt; None when no node has it any more."""
@@ -126,8 +145,7 @@ class AggregationHistory:
         hids: list[bytes] = []
         settled = view.settlement
         if view.start.mode != MASKED:
-            if view.result is not None and view.result.reason is Reason.VALID:
-                hids = named
+            hids = named  # also of a void one: its members do not know what the supplier has heard
         elif settled is not None and settled.is_final:
             hids = [named[place] for place in members_of(settled.contributors)]
         return EarlierRound(view, frozenset(hids), frozenset(named))

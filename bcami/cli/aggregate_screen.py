@@ -50,12 +50,16 @@ def _show_left_out(report: AggregateReport, absent: Sequence[str]) -> None:
         why = "no reading of that time" if report.plan else "no reading of some half-hour, which would break the ring"
         SCREEN.line(f"{heading:<15}{_named(absent)}: {why}")
         heading = ""
-    for why, meters in lines.items():
-        every = all(len(times) == len(report.rounds) for times in meters.values())
-        times = sorted(set().union(*meters.values()))
-        when = "" if every else f" ({', '.join(half_hour_text(time)[11:] for time in times[:NAMED_MAX])})"
-        SCREEN.line(f"{heading:<15}{_named(sorted(meters))}: {why}{when}")
-        heading = ""
+    for why, times_of in lines.items():
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for meter in sorted(times_of):
+            alike.setdefault(tuple(sorted(times_of[meter])), []).append(meter)
+        for times, meters in alike.items():
+            shown = ", ".join(half_hour_text(time)[11:] for time in times[:NAMED_MAX])
+            more = f" and {len(times) - NAMED_MAX} more" if len(times) > NAMED_MAX else ""
+            when = "" if len(times) == len(report.rounds) else f" ({shown}{more})"
+            SCREEN.line(f"{heading:<15}{_named(meters)}: {why}{when}")
+            heading = ""
 
 
 def _why(item: LeftOut) -> str:
@@ -63,6 +67,8 @@ def _why(item: LeftOut) -> str:
         return "gone, as --dropouts asks"
     if item.reason is Reason.TIMED_OUT:
         return "did not answer"
+    if item.reason is Reason.STALE:
+        return "has forgotten that time, which is long before its newest sum"
     if item.reason is Reason.GROUP_TOO_ALIKE and not item.earlier:
         return "left out, so that the contributors are those of an earlier sum or differ enough"
     earlier = f" (round {item.earlier})" if item.earlier else ""

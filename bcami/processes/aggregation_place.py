@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,6 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from bcami.aggregation.proofs import CODECS
+from bcami.aggregation.rules import FORGET_S
 from bcami.ami.aggregation_chain import AggregationChain
 from bcami.ami.aggregation_history import AggregationHistory, EarlierRound
 from bcami.ami.aggregation_meters import Readings
@@ -150,6 +151,9 @@ def _end_s(item: EarlierRound) -> int:
 
 def _why(first_s: int, item: EarlierRound, options: AggregateOptions) -> str:
     when = half_hour_text(first_s)
+    if item.is_much_later(first_s):
+        days = FORGET_S // _DAY_S
+        return f"{when} is more than {days} days before {name_of(item)}; meters sum nothing that old, as they forget"
     if item.view.start.mode == options.mode:
         if not item.view.start.first_s <= first_s < _end_s(item):
             return f"{when} is within a day of {name_of(item)}; within a day a meter is in sums over one group only"
@@ -170,14 +174,20 @@ def digest_of(proof: TransactionProof) -> bytes:
     return digest
 
 
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to whoever runs this: uvicorn's handlers would end the serving, and nothing else."""
+        yield
+
+
 @asynccontextmanager
 async def served(application: Starlette) -> AsyncIterator[str]:
     """Serve an application on a free loopback port while the block runs; yields its address."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         host, port = listener.getsockname()[:2]
         config = uvicorn.Config(application, log_config=None, lifespan="off", access_log=False)
-        server = uvicorn.Server(config)
-        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             yield f"http://{host}:{port}"
