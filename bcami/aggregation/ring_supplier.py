@@ -97,9 +97,9 @@ class RingSupplier:
         return 0 if self._ring is None else len(self._ring.tokens)
 
     def request(self, first_s: int) -> list[RingEffect]:
-        """Ask the LC for the readings of an interval; only while `is_ready`."""
-        assert self._ring is not None
-        return self._ask(self._ring.concentrator, first_s)
+        """Ask the LC for an interval's readings, or the next one when its ring stands; only between two periods."""
+        assert self._period is None
+        return self._ask(None if self._ring is None else self._ring.concentrator, first_s)
 
     def receive(self, sender: bytes, message: RingMessage) -> list[RingEffect]:
         match message:
@@ -141,10 +141,11 @@ class RingSupplier:
         self._licensed.add(sender)
         return [RingSend(sender, Licence(tuple(sorted(self._members)), self._reading_max))]
 
-    def _ask(self, concentrator: bytes, first_s: int) -> list[RingEffect]:
+    def _ask(self, concentrator: bytes | None, first_s: int) -> list[RingEffect]:
         self._last_period += 1
         self._period = _Period(self._last_period, first_s)
-        return [RingSend(concentrator, ReadingRequest(self._last_period, first_s)), RingTimer(ROUND)]
+        asked = ReadingRequest(self._last_period, first_s)
+        return [*([] if concentrator is None else [RingSend(concentrator, asked)]), RingTimer(ROUND)]
 
     def _await_ring(self, sender: bytes, generation: int) -> list[RingEffect]:
         """A new LC: what the old one said is over.
@@ -176,7 +177,7 @@ class RingSupplier:
         if not set(message.tokens) <= self._announced:
             self._early = (sender, message)
             return self._refuse(Reason.WRONG_TOKEN)
-        if len(set(message.tokens)) != len(message.tokens):
+        if len(set(message.tokens)) != len(message.tokens) or len(message.tokens) > len(self._members):
             return self._refuse(Reason.MEMBER_TWICE)
         if ring_value(message.key_sum) >= self._modulus:
             return self._refuse(Reason.KEY_SUM_MISMATCH)

@@ -4,8 +4,8 @@
     POST /v1/ring                a Broadcast → 204: what goes to all members alike, which is nothing secret
 
 The paper has TLS with a server certificate on every link. Here each message is sealed to the receiver's registered KEM
-key with HPKE and signed by the sender, which protects the same, and the driver's numbers stop replays. The channel
-hides messages from others; what the ends learn from them is the protocol's affair.
+key with HPKE and signed by the sender, which protects the same. Numbers stop replays in a ring, and a message is of one
+ring. The channel hides messages from others; what the ends learn from them is the protocol's affair.
 """
 
 import asyncio
@@ -108,16 +108,18 @@ class RingParties:
         secrets: Mapping[bytes, Secrets],
         chain: bytes,
         epoch: int,
+        ring: bytes,
         transcript: Transcript,
         metrics: AggregationMetrics,
     ) -> None:
-        """`secrets` by address; the supplier's is SUPPLIER."""
+        """`secrets` by address; the supplier's is SUPPLIER. `ring` is the roster's digest, which no two have."""
         self._meters = dict(meters)
         self._supplier = supplier
         self._secrets = dict(secrets)
         self._known = {address: Party(item.signer.public_key, item.kem.public_key) for address, item in secrets.items()}
         self._chain = chain
         self._epoch = epoch
+        self._ring = ring
         self._transcript = transcript
         self._metrics = metrics
         self._http: httpx.AsyncClient | None = None
@@ -343,14 +345,21 @@ class RingParties:
                 self._metrics.no(METER, Reason.NOT_READY)
 
     def _broadcast_statement(self, item: Broadcast) -> bytes:
-        parts = (item.sender, u64(item.number), prefixed(item.message))
+        parts = (self._ring, item.sender, u64(item.number), prefixed(item.message))
         return digest(b"bcami/aggregation/broadcast/1", self._chain, self._epoch, *parts)
 
     def _info(self, sender: bytes, to: bytes) -> bytes:
-        return b"bcami/aggregation/channel/1" + self._chain + sender + to
+        return b"bcami/aggregation/channel/1" + self._chain + self._ring + sender + to
 
     def _statement(self, to: bytes, envelope: Envelope) -> bytes:
-        parts = (envelope.sender, to, u64(envelope.number), envelope.encapsulation, prefixed(envelope.sealed))
+        parts = (
+            self._ring,
+            envelope.sender,
+            to,
+            u64(envelope.number),
+            envelope.encapsulation,
+            prefixed(envelope.sealed),
+        )
         return digest(b"bcami/aggregation/channel/1", self._chain, self._epoch, *parts)
 
     def _refuse(self, status: int, reason: Reason) -> Response:

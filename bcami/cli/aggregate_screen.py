@@ -89,7 +89,9 @@ def _show_costs(report: AggregateReport) -> None:
             f"{plan.degree} neighbours, threshold {plan.threshold}"
         )
     else:
-        SCREEN.line("hidden from    whoever does not collude with a meter's two neighbours (docs/deviations.md)")
+        SCREEN.line(
+            "hidden from    the supplier, while it has no help of a meter's neighbours or the LC (docs/deviations.md)"
+        )
     SCREEN.line(
         f"each meter     {report.messages_per_meter:.2f} messages a round, "
         f"{report.bytes_sent_per_meter:,.0f} B sent, {report.bytes_received_per_meter:,.0f} B received, "

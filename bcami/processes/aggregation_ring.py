@@ -118,7 +118,7 @@ async def _formed(place: Place, roster: int, memories: RingMemories, spent: _Spe
     by_address = {member.hid: member for member in members}
     chain_id, epoch = place.roster.chain, place.roster.epoch
     supplier = RingSupplier(by_address, chain_id, epoch, READING_MAX, DEFAULT_POLICY.group_min)
-    parties = _parties(place, supplier, memories)
+    parties = _parties(place, digest_of(fixed), supplier, memories)
     async with served(parties.application()) as url, client(url) as http:
         parties.connect(http)
         try:
@@ -144,23 +144,23 @@ def _session(place: Place, hid: bytes) -> OpenSession:
     return session
 
 
-def _parties(place: Place, supplier: RingSupplier, memories: RingMemories) -> RingParties:
+def _parties(place: Place, ring: bytes, supplier: RingSupplier, memories: RingMemories) -> RingParties:
     meters, secrets = {}, {SUPPLIER: Secrets(SecretKey.generate(os.urandom(32)), KemSecretKey.generate(os.urandom(32)))}
     for hid, meter_id in place.meter_ids.items():
         session = _session(place, hid)
         meters[hid] = RingMeter(hid, _giving(hid, place.readings[meter_id], memories), os.urandom(32))
         secrets[hid] = Secrets(session.key, session.kem)
     return RingParties(
-        meters, supplier, secrets, place.roster.chain, place.roster.epoch, place.transcript, place.metrics
+        meters, supplier, secrets, place.roster.chain, place.roster.epoch, ring, place.transcript, place.metrics
     )
 
 
 def _giving(hid: bytes, held: Mapping[int, int], memories: RingMemories) -> Callable[[int], int | Reason | None]:
-    """Return a meter's readings, but for those that its memory keeps out of rings."""
+    """Return a meter's readings, but for those that its memory keeps out of rings, or does not know to be asked for."""
 
     def give(first_s: int) -> int | Reason | None:
-        objection = memories.refuse(hid, half_hour(first_s, RING))
-        return held.get(first_s) if objection is None else objection.reason
+        reason = memories.keeps_back(hid, half_hour(first_s, RING))
+        return held.get(first_s) if reason is None else reason
 
     return give
 

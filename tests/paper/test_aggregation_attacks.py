@@ -82,6 +82,23 @@ class TestBothNeighboursAndTheSupplier:
         found = (peel(ring, target, 2) - peel(ring, target, 1)) % M
         assert found == (reading(member, FIRST_S + 1800) - reading(member, FIRST_S)) % M
 
+    def test_ring_a_lying_successor_needs_no_other_neighbour(self, ring):
+        """No meter knows who comes before it: its successor gives it a δ, and gets its δ back, for any interval."""
+        target = ordinary(ring)
+        _, after = neighbours(ring, target)
+        seen = []
+        for period, first_s in ((101, FIRST_S), (102, FIRST_S + 1800)):
+            ring.deliver(target, after, Delta(ring.meters[target]._generation, period, first_s, ring_number(0)))
+            assert ring.settle(
+                until=lambda p=period: any(m.period == p for _, m in seen_by(ring, SUPPLIER, Ciphertext))
+            )
+            assert ring.settle(until=lambda p=period: any(m.period == p for _, m in seen_by(ring, after, Delta)))
+            cipher = next(m for _, m in seen_by(ring, SUPPLIER, Ciphertext) if m.period == period)
+            outgoing = next(m for _, m in seen_by(ring, after, Delta) if m.period == period)
+            seen.append((ring_value(cipher.value) + ring_value(outgoing.value)) % M)
+        place = ring.addresses.index(target)
+        assert (seen[1] - seen[0]) % M == (reading(place, FIRST_S + 1800) - reading(place, FIRST_S)) % M
+
     def test_masked_so_many_neighbours_as_the_bound_allows_learn_nothing(self):
         """t − 1 colluding neighbours peel their own masks off: what is left is still covered, and they know no self mask."""
         street = Rehearsal(40, b"attack")

@@ -13,6 +13,7 @@ from bcami.aggregation.ring_records import (
     Ciphertext,
     ConcentratorIs,
     Delta,
+    Handover,
     KeySum,
     ReadingRequest,
     Successor,
@@ -121,6 +122,16 @@ class TestOvertaking:
             result = ring.sum(FIRST_S + 1800 * number)
             assert (result.reason, result.count, result.total) == (Reason.VALID, MEMBERS, total(result.first_s))
 
+    def test_a_request_while_no_ring_stands_waits_for_the_next(self, ring):
+        """The ring may go between the moment when it is seen to stand and the request, which is noted durably before."""
+        heir, lc = an_ordinary_one(ring), ring.concentrator
+        ring.deliver(heir, lc, Handover(ring.meters[lc].concentrator.generation + 1))
+        assert ring.settle(until=lambda: not ring.supplier.is_ready)
+        ring._carry_out(SUPPLIER, ring.supplier.request(FIRST_S))
+        assert ring.settle(until=lambda: bool(ring.supplier.results))
+        result = ring.supplier.results[-1]
+        assert (result.reason, result.count, result.total) == (Reason.VALID, MEMBERS, total(FIRST_S))
+
 
 class TestTopology:
     def test_a_member_that_comes_back_is_taken_in(self, ring):
@@ -226,7 +237,9 @@ class TestBadInput:
     def test_a_group_below_the_minimum_and_tokens_that_nobody_announced(self, ring):
         lc = ring.concentrator
         tokens = tuple(ring.meters[lc].concentrator.tokens.values())
+        ring.deliver(SUPPLIER, lc, TokenNotice(b"\x06" * 16))
         for message, reason in (
+            (KeySum(9, ring_number(1), (*tokens, b"\x06" * 16)), Reason.MEMBER_TWICE),
             (KeySum(9, ring_number(1), tokens[:7]), Reason.GROUP_TOO_SMALL),
             (KeySum(9, ring_number(1), (*tokens[:11], tokens[0])), Reason.MEMBER_TWICE),
             (KeySum(9, ring_number(1), (*tokens[:11], b"\x05" * 16)), Reason.WRONG_TOKEN),
