@@ -2,11 +2,13 @@
 
 For code that waits only on timers, on its own tasks, and on threads that it starts through the loop: such a test takes
 no time, its timeouts are exact, and no machine is too slow for it. Not for sockets or threads of others: while an
-answer is on its way from there, nothing of the loop's is due, and the clock would jump over all timeouts.
+answer is on its way from there, nothing of the loop's is due, and the clock would jump over all timeouts. A thread of
+others that answers fails the test.
 """
 
 import asyncio
 import selectors
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
@@ -38,6 +40,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._jumping = _Jumping()
+        self._threads = {threading.get_ident()}
+        self.answers_of_others = 0
         super().__init__(self._jumping)
 
     def time(self) -> float:
@@ -46,10 +50,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> "asyncio.Future[T]":
+        def known() -> T:
+            self._threads.add(threading.get_ident())
+            return func(*args)
+
         self._jumping.threads_at_work += 1
-        future = super().run_in_executor(executor, func, *args)
+        future = super().run_in_executor(executor, known)
         future.add_done_callback(self._done)
         return future
+
+    def call_soon_threadsafe(self, *args: Any, **options: Any) -> asyncio.Handle:
+        if threading.get_ident() not in self._threads:
+            self.answers_of_others += 1
+        return super().call_soon_threadsafe(*args, **options)
 
     def _done(self, _: "asyncio.Future[Any]") -> None:
         self._jumping.threads_at_work -= 1
@@ -63,4 +76,9 @@ def run(work: Coroutine[Any, Any, T], seconds: float = LIMIT_S) -> T:
             return await work
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(within_time())
+        result = runner.run(within_time())
+        loop = runner.get_loop()
+        assert isinstance(loop, VirtualLoop) and not loop.answers_of_others, (
+            "a thread answered that time did not wait for"
+        )
+        return result

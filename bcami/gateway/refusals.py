@@ -75,7 +75,7 @@ def service_of(request: Request) -> NodeService:
     return service
 
 
-def require_chain(
+async def require_chain(
     request: Request,
     chain: Annotated[
         str | None,
@@ -86,7 +86,7 @@ def require_chain(
         ),
     ] = None,
 ) -> None:
-    """Refuse a request that is meant for another network."""
+    """Refuse a request that is meant for another network. A coroutine: FastAPI hands a plain function to a thread."""
     check_chain(service_of(request), chain)
 
 

@@ -17,7 +17,7 @@ from bcami.model.reasons import Reason
 _bearer = HTTPBearer(auto_error=False, description="Token in HOME/operator.token")
 
 
-def _operator(
+async def _operator(
     request: Request, credential: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> NodeService:
     service = service_of(request)

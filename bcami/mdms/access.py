@@ -1,4 +1,7 @@
-"""Who may ask an endpoint of the MDMS: local programs read, whoever shows the operator's token may do everything."""
+"""Who may ask an endpoint of the MDMS: local programs read, whoever shows the operator's token may do everything.
+
+Coroutines, since FastAPI hands a plain function to a thread.
+"""
 
 import ipaddress
 from typing import Annotated
@@ -13,20 +16,20 @@ def service_of(request: Request) -> MdmsService:
     return service
 
 
-def _operator(request: Request) -> MdmsService:
+async def _operator(request: Request) -> MdmsService:
     service = service_of(request)
     if not service.is_operator(request.headers.get("authorization")):
         raise HTTPException(401, "this endpoint needs the operator's token", {"www-authenticate": "Bearer"})
     return service
 
 
-def _reader(request: Request) -> MdmsService:
+async def _reader(request: Request) -> MdmsService:
     """Let local programs and operators read."""
     try:
         local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:
         local = False
-    return service_of(request) if local else _operator(request)
+    return service_of(request) if local else await _operator(request)
 
 
 Reader = Annotated[MdmsService, Depends(_reader)]

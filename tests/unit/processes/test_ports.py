@@ -8,6 +8,7 @@ import pytest
 from bcami.config import default_definition
 from bcami.errors import EnvironmentFault
 from bcami.processes.ports import check_free, free_base_port, holder, is_free
+from tests.ports import free_ports
 
 
 def test_free_ports_are_free_and_in_a_row() -> None:
@@ -16,7 +17,7 @@ def test_free_ports_are_free_and_in_a_row() -> None:
 
 
 def test_a_taken_port_is_named_with_its_holder() -> None:
-    base = free_base_port(9)
+    base = free_ports(9)
     with socket.create_server(("127.0.0.1", base + 3)):
         assert not is_free("127.0.0.1", base + 3)
         assert str(os.getpid()) in holder(base + 3)
@@ -35,4 +36,4 @@ def test_an_address_of_another_machine_is_a_fault_and_not_a_taken_port() -> None
 
 
 def test_nobody_holds_a_free_port() -> None:
-    assert holder(free_base_port(1)) == ""
+    assert holder(free_ports()) == ""
