@@ -35,7 +35,7 @@ from bcami.aggregation.masks import (
     values_of,
     values_to_bytes,
 )
-from bcami.aggregation.noise import noise_share, rounded
+from bcami.aggregation.noise import is_drawable, noise_share, rounded
 from bcami.aggregation.records import (
     MEMORY_CODEC,
     SET_CODEC,
@@ -232,6 +232,8 @@ class MaskedMeter:
             return Answer((), Declined(start.round, Reason.UNKNOWN_ROSTER))
         if start.mode != MASKED:
             return Answer((), Declined(start.round, Reason.BAD_PROOF))
+        if not is_drawable(start.noise):
+            return Answer((), Declined(start.round, Reason.BAD_ARGUMENT))
         objection = rules.refuse_start(self.memory, start, _group(known.roster))
         if objection is not None:
             return Answer((), Declined(start.round, *objection))

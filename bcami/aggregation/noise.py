@@ -12,10 +12,14 @@ geometric law: x is kept with probability Π_{i=1..x} (i − 1 + 1/m)/i, a produ
 number is used, so the attack on floating-point Laplace noise [Mironov, CCS 2012] has nothing to work on.
 """
 
+from typing import Final
+
 from bcami.aggregation.dice import Dice
 from bcami.model.aggregation import Noise
 
-_MILLION = 1_000_000
+_MILLION: Final = 1_000_000
+SCALE_MAX: Final = 10_000
+"""Largest scale of the noise, in steps: the time that a meter's share takes grows with it, to some 0.1 s here."""
 
 
 def bernoulli_exp(dice: Dice, numerator: int, denominator: int) -> bool:
@@ -55,6 +59,12 @@ def negative_binomial_share(dice: Dice, shares: int, numerator: int, denominator
             return value
 
 
+def is_drawable(noise: Noise) -> bool:
+    """Tell whether a meter can draw its share of the noise, and soon."""
+    steps_max = SCALE_MAX * noise.epsilon_millionths * noise.step
+    return not noise.epsilon_millionths or 0 < noise.sensitivity * _MILLION <= steps_max
+
+
 def noise_share(dice: Dice, noise: Noise, honest_min: int) -> int:
     """Return one meter's share of the noise on one sum, energy units; 0 when the round has none."""
     if not noise.epsilon_millionths:
@@ -68,9 +78,10 @@ def noise_share(dice: Dice, noise: Noise, honest_min: int) -> int:
 def rounded(reading: int, noise: Noise) -> int:
     """Return what is summed of a reading: itself, or, with noise, cut to the sensitivity and rounded to the step.
 
-    Noise comes in steps, so a reading's remainder would shine through.
+    Noise comes in steps, so a reading's remainder would shine through. Never above the sensitivity, for which the noise
+    is made, also where that is no whole number of steps.
     """
     if not noise.epsilon_millionths:
         return reading
-    cut = min(max(reading, 0), noise.sensitivity)
-    return (cut + noise.step // 2) // noise.step * noise.step
+    steps = (min(max(reading, 0), noise.sensitivity) + noise.step // 2) // noise.step
+    return min(steps, noise.sensitivity // noise.step) * noise.step

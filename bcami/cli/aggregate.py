@@ -79,7 +79,7 @@ def aggregate(
         raise InputError("a ring adds no noise", where="--epsilon", do="use --mode masked")
     noise = NO_NOISE
     if epsilon:
-        noise = Noise(round(epsilon * 1e6), round(sensitivity * ENERGY_UNITS_PER_KWH), STEP)
+        noise = Noise(max(1, round(epsilon * 1e6)), round(sensitivity * ENERGY_UNITS_PER_KWH), STEP)
     readings, intervals, absent = _readings(data_path(path), _filters(meters, from_, to), rounds, mode == RING)
     from bcami.cli.aggregate_screen import show_report
     from bcami.processes.aggregation import check_group

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bcami.aggregation.bounds import plan_for
+from bcami.aggregation.noise import is_drawable
 from bcami.ami.aggregation_chain import AggregationChain
 from bcami.ami.aggregation_history import AggregationHistory
 from bcami.ami.aggregation_meters import Readings
@@ -83,7 +84,13 @@ async def run_aggregation(
 
 
 def check_group(options: AggregateOptions, members: int) -> None:
-    """Raise InputError for a group that cannot be summed."""
+    """Raise InputError for a group that cannot be summed, or not with that noise."""
+    if not is_drawable(options.noise):
+        raise InputError(
+            "so little ε for so large readings makes noise that meters do not draw",
+            where="--epsilon, --sensitivity",
+            do="use a larger ε, or a smaller sensitivity: of 5 kWh, ε is at least 0.005",
+        )
     if not options.intervals:
         raise InputError(
             "the data has no reading of that time", where="--from, --to, --meters", do="choose a time that it has"

@@ -212,6 +212,11 @@ class TestWhatAMeterInsistsOn:
         call = RoundCall(street.reader.record("start", street.start(1, FIRST_S)))
         assert no(street.step(0, call, lambda _: value)) is reason
 
+    def test_noise_that_it_can_draw(self, street):
+        street.step(0, street.notice, lambda _: None)
+        call = RoundCall(street.reader.record("start", street.start(1, FIRST_S, noise=Noise(1, 0, 1))))
+        assert no(street.step(0, call, lambda _: 1)) is Reason.BAD_ARGUMENT
+
     def test_enough_contributors(self, street):
         open_round(street, street.start(1, FIRST_S))
         few = settle(street, 1, 0, range(35), is_final=True)

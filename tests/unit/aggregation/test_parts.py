@@ -13,7 +13,7 @@ from bcami.aggregation.bounds import Policy, plan_for
 from bcami.aggregation.dice import Dice
 from bcami.aggregation.graph import draw_graph, draw_plan
 from bcami.aggregation.masks import MaskSum, PairKey, signed, values_of
-from bcami.aggregation.noise import bernoulli_exp, geometric, noise_share, rounded
+from bcami.aggregation.noise import bernoulli_exp, geometric, is_drawable, noise_share, rounded
 from bcami.aggregation.shamir import PLACES_MAX, PRIME, SECRET_BITS, combine, split
 from bcami.crypto import hkdf, native
 from bcami.crypto.commitments import ORDER, commit, generator, opens
@@ -233,6 +233,21 @@ class TestNoise:
         noise = Noise(500_000, 100, 10)
         assert [rounded(reading, noise) for reading in (0, 14, 15, 99, 1000, -4)] == [0, 10, 20, 100, 100, 0]
         assert rounded(1234, NO_NOISE) == 1234
+
+    @pytest.mark.parametrize("sensitivity", [4, 6, 10, 16, 19, 25])
+    def test_no_reading_counts_for_more_than_the_noise_is_made_for(self, sensitivity):
+        noise = Noise(500_000, sensitivity, 10)
+        assert max(rounded(reading, noise) for reading in range(40)) <= sensitivity
+
+    def test_what_is_never_drawn(self):
+        """With a sensitivity of 0, or ε in millionths for tens of kWh, a meter would draw until the end of its days."""
+        for noise in (NO_NOISE, Noise(5_000, 5 * 10**7, 10**6), Noise(1, 10_000, 10**6)):
+            assert is_drawable(noise)
+            noise_share(Dice(b"slow"), noise, 5)
+        for noise in (Noise(1, 0, 1), Noise(4_999, 5 * 10**7, 10**6), Noise(1, 2**62, 1)):
+            assert not is_drawable(noise)
+
+    def test_a_round_without_noise_has_no_share_of_it(self):
         assert noise_share(Dice(b""), NO_NOISE, 5) == 0
 
 
