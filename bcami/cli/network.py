@@ -236,10 +236,10 @@ def _stop(supervisor: "Supervisor", names: list[str]) -> list[tuple[str, bool]]:
 
 
 def _watch(supervisor: "Supervisor") -> None:
-    """Say when a process ends; return on Ctrl-C only."""
+    """Say when a process ends; return on Ctrl-C, or when nothing is left, as after `bcami down` elsewhere."""
     from bcami.processes.supervisor import last_log_lines
 
-    while True:
+    while supervisor.is_anything_running:
         for name, how in supervisor.ended():
             SCREEN.note(f"{name} {how}; start it again with: bcami up {name} --detach", style="bold")
             for line in last_log_lines(supervisor.service(name).log, 5):

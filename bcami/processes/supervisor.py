@@ -103,6 +103,11 @@ class Supervisor:
         with _lock(self._home):
             return self._stop([service for service in self.services if not names or service.name in names], stop_s)
 
+    @property
+    def is_anything_running(self) -> bool:
+        """Tell whether any process of this home is, whoever started it."""
+        return any(running(service.pid_file) is not None for service in self.services)
+
     def identity(self, name: str) -> ProcessIdentity | None:
         """Return the living process of that name."""
         return running(self.service(name).pid_file)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bcami.cli.network import _watch
 from bcami.config import default_definition
 from bcami.errors import EnvironmentFault, InputError
 from bcami.paths import HomePaths
@@ -85,6 +86,17 @@ def test_up_starts_what_is_missing_and_down_stops_everything(home: HomePaths, at
     assert not list(home.folder.glob("*.pid"))
 
 
+def test_whoever_watches_ends_when_all_is_stopped_elsewhere(home: HomePaths) -> None:
+    both = supervisor(home, {"node1": "well", "node2": "well"}, attached=True)
+    both.up(lambda item: None)
+    elsewhere = Supervisor(home, default_definition(4).resolve(), attached=False, listed=both.services)
+    stopping = threading.Thread(target=elsewhere.down)
+    stopping.start()
+    _watch(both)
+    stopping.join()
+    assert both.down() == []
+
+
 def test_a_killed_process_is_noticed_and_started_again(home: HomePaths) -> None:
     both = supervisor(home, {"node1": "well", "node2": "well"}, attached=True)
     both.up(lambda item: None)
@@ -146,7 +158,8 @@ def test_attached_processes_end_when_their_starter_is_gone(home: HomePaths, sign
     base = free_ports(9)
     starter = textwrap.dedent(f"""
         import pathlib, sys
-        from bcami.config import default_definition
+        from bcami.cli.network import _watch
+from bcami.config import default_definition
         from bcami.paths import HomePaths
         from bcami.processes.supervisor import Service, Supervisor
         home = HomePaths(pathlib.Path({str(home.folder)!r}))
