@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bcami.processes.aggregation_place import AggregateOptions
     from bcami.processes.aggregation_report import AggregateReport
     from bcami.replay.options import Filters
+    from bcami.replay.rejects import RejectLog
 
 STEP: Final = 1_000_000
 """Noise comes in steps of 0.1 kWh."""
@@ -68,6 +69,7 @@ def aggregate(
     from bcami.cli.own_network import network_for_run
     from bcami.errors import InputError
     from bcami.model.aggregation import MASKED, NO_NOISE, RING, Mode, Noise
+    from bcami.replay.rejects import RejectLog
     from bcami.units import ENERGY_UNITS_PER_KWH
 
     if costs:
@@ -80,7 +82,9 @@ def aggregate(
     noise = NO_NOISE
     if epsilon:
         noise = Noise(max(1, round(epsilon * 1e6)), round(sensitivity * ENERGY_UNITS_PER_KWH), STEP)
-    readings, intervals, absent = _readings(data_path(path), _filters(meters, from_, to), rounds, mode == RING)
+    rejects = RejectLog()
+    filters = _filters(meters, from_, to)
+    readings, intervals, absent = _readings(data_path(path), filters, rounds, mode == RING, rejects)
     from bcami.cli.aggregate_screen import show_report
     from bcami.processes.aggregation import check_group
     from bcami.processes.aggregation_place import AggregateOptions
@@ -93,8 +97,9 @@ def aggregate(
         report = _run(place, options, readings)
         fields = {"mode": mode, "group": group, "noise": bool(epsilon), **msgspec.to_builtins(report)}
         fields["absent"] = absent
+        fields["readings_skipped"] = skipped = {reason.value: count for reason, count in rejects.counts.items()}
         (place.run / "summary.json").write_text(json_format.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        show_report(report, absent, place.run)
+        show_report(report, absent, skipped, place.run)
     SCREEN.result("bcami/aggregate/1", fields)
     _check(report, options)
 
@@ -175,23 +180,23 @@ def _filters(meters: int | None, from_: str | None, to: str | None) -> "Filters"
 
 
 def _readings(
-    path: Path, filters: "Filters", rounds: int, is_ring: bool
+    path: Path, filters: "Filters", rounds: int, is_ring: bool, rejects: "RejectLog"
 ) -> tuple[dict[str, dict[int, int]], tuple[int, ...], list[str]]:
     """Return each meter's readings, the first half-hours of which most meters have one, and the meters left out.
 
     Left out are those without any reading of the time asked for; of a ring, those that lack one of these half-hours.
+    `rejects` counts the rows of that time that are no readings.
     """
     from collections import Counter
 
     from bcami.replay.readings import ReadingStream
-    from bcami.replay.rejects import RejectLog
     from bcami.replay.sources import discover
     from bcami.replay.survey import survey
 
     source = discover(path)
     surveyed = survey(source)
     chosen = surveyed.first(filters.meters)
-    stream = ReadingStream(source, filters, RejectLog(), chosen)
+    stream = ReadingStream(source, filters, rejects, chosen)
     found: dict[str, dict[int, int]] = {}
     held: Counter[int] = Counter()
     for chunk in stream:

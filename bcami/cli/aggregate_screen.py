@@ -1,6 +1,6 @@
 """What `bcami aggregate` prints about a run: the sums, who was left out and why, what it cost."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,13 +13,18 @@ NAMED_MAX: Final = 6
 """Meters that are named in one line; the run's summary.json has all."""
 
 
-def show_report(report: AggregateReport, absent: Sequence[str], run: Path) -> None:
-    """Print a run. `absent` are the meters that were asked for and have no reading at that time."""
+def show_report(report: AggregateReport, absent: Sequence[str], skipped: Mapping[str, int], run: Path) -> None:
+    """Print a run. `absent` are the meters that were asked for and have no reading at that time.
+
+    `skipped` are the rows of the data that were no readings: reason → how many.
+    """
     _show_rounds(report)
     SCREEN.line()
     for loss in report.lost:
         SCREEN.line(f"lost           {loss}")
     _show_left_out(report, absent)
+    if skipped:
+        SCREEN.line("rows skipped   " + ", ".join(f"{count} {reason}" for reason, count in skipped.items()))
     _show_costs(report)
     files = "transcript*.jsonl" if report.processes else "transcript.jsonl"
     SCREEN.line(f"what each saw  {run / files}")

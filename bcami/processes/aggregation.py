@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from bcami.aggregation.bounds import plan_for
 from bcami.aggregation.noise import is_drawable
 from bcami.ami.aggregation_chain import AggregationChain
@@ -22,6 +24,7 @@ from bcami.crypto.roster import Roster
 from bcami.errors import InputError
 from bcami.model.aggregation import MASKED, RING
 from bcami.model.genesis import Genesis
+from bcami.model.ids import Name
 from bcami.paths import HomePaths
 from bcami.processes.aggregation_gateways import meters_in_use
 from bcami.processes.aggregation_masked import run_masked
@@ -85,6 +88,14 @@ async def run_aggregation(
 
 def check_group(options: AggregateOptions, members: int) -> None:
     """Raise InputError for a group that cannot be summed, or not with that noise."""
+    try:
+        msgspec.convert(options.group, Name)
+    except msgspec.ValidationError:
+        raise InputError(
+            f"a group cannot be called {options.group!r}",
+            where="--group",
+            do="use at most 32 of a to z, 0 to 9, - and _, beginning with a letter",
+        ) from None
     if not is_drawable(options.noise):
         raise InputError(
             "so little ε for so large readings makes noise that meters do not draw",
@@ -100,4 +111,6 @@ def check_group(options: AggregateOptions, members: int) -> None:
     except ValueError as error:
         raise InputError(str(error), where="--meters", do="choose more meters: a small group hides nobody") from None
     if options.mode == RING and members > RING_MEMBERS_MAX:
-        raise InputError(f"a ring over HTTP has at most {RING_MEMBERS_MAX} members", do="use --mode masked")
+        raise InputError(
+            f"a ring over HTTP has at most {RING_MEMBERS_MAX} members", where="--meters", do="use --mode masked"
+        )

@@ -7,6 +7,7 @@ from bcami.bundled import find_bundled
 from bcami.cli.aggregate import _readings
 from bcami.codec import encode
 from bcami.replay.options import Filters
+from bcami.replay.rejects import RejectLog
 from tests.processes.cluster import Cluster
 
 METERS = 24
@@ -14,7 +15,8 @@ METERS = 24
 
 def the_readings(rounds: int) -> list[int]:
     """Return every reading that is summed and is not too small to be told from chance."""
-    held, intervals, _ = _readings(find_bundled("datasets/sample"), Filters(meters=METERS), rounds, is_ring=False)
+    filters = Filters(meters=METERS)
+    held, intervals, _ = _readings(find_bundled("datasets/sample"), filters, rounds, False, RejectLog())
     values = [meter[start_s] for meter in held.values() for start_s in intervals if start_s in meter]
     return [value for value in values if value >= 2**17]
 
