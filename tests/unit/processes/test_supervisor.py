@@ -158,8 +158,7 @@ def test_attached_processes_end_when_their_starter_is_gone(home: HomePaths, sign
     base = free_ports(9)
     starter = textwrap.dedent(f"""
         import pathlib, sys
-        from bcami.cli.network import _watch
-from bcami.config import default_definition
+        from bcami.config import default_definition
         from bcami.paths import HomePaths
         from bcami.processes.supervisor import Service, Supervisor
         home = HomePaths(pathlib.Path({str(home.folder)!r}))
