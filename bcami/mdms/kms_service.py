@@ -56,6 +56,8 @@ class KmsPace:
     """Age at which an epoch is followed by the next one."""
     anchor: AnchorPace = field(default_factory=AnchorPace)
     retry_s: float = 2.0
+    patience_s: float = 10.0
+    """How long what operators ask for waits for the first epoch: after a start it is a matter of moments."""
 
 
 class KmsService:
@@ -92,6 +94,7 @@ class KmsService:
         self._turn = asyncio.Lock()
         self._failure: Exception | None = None
         self._signer: SecretKey | None = None
+        self._is_open = asyncio.Event()
         self._followed = 0
         self.requests = RequestsInHand()
         self._bootstraps = TokenBuckets(BOOTSTRAPS_PER_SECOND, BOOTSTRAPS_BURST)
@@ -208,6 +211,7 @@ class KmsService:
 
     async def send(self, work: Callable[[], Step]) -> DeliveryId | Reason:
         """Send a message; return its id, or why it is not sent."""
+        await self._until_open()
         (step,) = await self.do(work)
         if step.refusals:
             return step.refusals[0]
@@ -217,8 +221,15 @@ class KmsService:
 
     async def command(self, work: Callable[[], Step]) -> Reason:
         """Carry out an operator's command; return `valid`, or why it is not carried out."""
+        await self._until_open()
         (step,) = await self.do(work)
         return step.refusals[0] if step.refusals else Reason.VALID
+
+    async def _until_open(self) -> None:
+        """Wait for an epoch, but not for ever: without one the machine refuses what needs it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.patience_s):
+                await self._is_open.wait()
 
     # What can be asked.
 
@@ -307,6 +318,7 @@ class KmsService:
         (step,) = await self.do(lambda: self.server.open_epoch(height, signer, self.now_ms(), self.entropy()))
         assert not step.refusals, f"the chain's newest epoch is refused: {step.refusals}"
         self._signer = signer
+        self._is_open.set()
         self.head_end.open_epoch(opened.proof)
         self._log.info("epoch of symmetric keys opened", height=height, meters=self.server.counts.meters)
 

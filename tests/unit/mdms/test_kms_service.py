@@ -19,7 +19,7 @@ from bcami.crypto.keys import SecretKey
 from bcami.errors import EnvironmentFault, InconclusiveError
 from bcami.kms import Accepted, HardenedProfile, Identity, KeyServer, MeterKeys, Refused, Scope, Step, ToMdms, Write
 from bcami.kms.audit import gaps
-from bcami.kms.messages import Pricing
+from bcami.kms.messages import DeliveryId, Pricing
 from bcami.kms.records import AUDIT
 from bcami.kms.subscription import Subscription, subscriber
 from bcami.mdms import kms_admission
@@ -186,6 +186,23 @@ def test_a_rotation_gives_everybody_new_keys(desk: Desk) -> None:
         await keys(desk, service)
         service.rotate()
         await desk.hear(lambda: len(desk.epochs) == 2 and desk.meter.is_confirmed)
+
+    desk.run(work)
+
+
+@pytest.mark.parametrize("down", [True, False], ids=["away", "there"])
+def test_what_is_sent_right_after_a_start_waits_for_the_epoch(desk: Desk, down: bool) -> None:
+    """`bcami up` returns when the MDMS answers, which is a moment before."""
+    for faults in desk.cluster.faults:
+        faults.is_down = down
+
+    async def work(desk: Desk, service: KmsService) -> None:
+        sending = asyncio.create_task(service.send(lambda: service.server.send(PRICE, desk.now_ms, group=0)))
+        await asyncio.sleep(5)
+        assert sending.done() is not down
+        for faults in desk.cluster.faults:
+            faults.is_down = False
+        assert isinstance(await sending, DeliveryId)
 
     desk.run(work)
 
