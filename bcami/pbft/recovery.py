@@ -4,12 +4,12 @@ Votes are never acknowledged. A replica says where it stands, and others send ag
 message, the last one of an idle chain included, always heals.
 """
 
-from bcami.model.block import BlockCertificate
-from bcami.model.consensus import Checkpoint, ConsensusMessage
+from bcami.model.consensus import ConsensusMessage
 from bcami.model.wire import Status
 from bcami.pbft.checkpoints import Checkpoints
 from bcami.pbft.effects import NeedBlocks, Outbox
 from bcami.pbft.ordering import Ordering
+from bcami.pbft.records import votes_in
 from bcami.pbft.timers import CATCH_UP, Timers
 from bcami.pbft.views import ViewState
 
@@ -30,8 +30,8 @@ class Recovery:
         self._seen[status.replica] = status.certified
         answer = self._view_messages(status)
         if stands_still:
-            if status.certified < self._checkpoints.low and self._checkpoints.stable is not None:
-                answer += checkpoints_of(self._checkpoints.stable)
+            if status.certified < self._checkpoints.low:
+                answer += votes_in(self._checkpoints.stable)
             for height, votes in sorted(self._checkpoints.collected.items()):
                 if height > status.certified:
                     answer += [vote for _, vote in sorted(votes.items())]
@@ -47,14 +47,6 @@ class Recovery:
         if views.is_changing and views.own_change is not None and status.view <= views.target:
             found.append(views.own_change)
         return found
-
-
-def checkpoints_of(certificate: BlockCertificate) -> list[ConsensusMessage]:
-    """Return the CHECKPOINT messages that a block certificate is made of."""
-    return [
-        Checkpoint(certificate.epoch, certificate.height, certificate.header_hash, vote.replica, vote.signature)
-        for vote in certificate.votes
-    ]
 
 
 class CatchUp:
